@@ -73,21 +73,26 @@ def accuracy(outputs: np.ndarray, labels: np.ndarray) -> float:
     return float(np.mean(outputs.argmax(axis=1) == labels))
 
 
-def draw_weights(before: list[np.ndarray], after: list[np.ndarray], path: Path) -> None:
+def kernels_of(model: keras.Model) -> dict[str, np.ndarray]:
+    """Returns a copy of each layer's kernel."""
+    return {layer.name: np.array(layer.get_weights()[0]) for layer in model.layers}
+
+
+def draw_weights(before: dict[str, np.ndarray], after: dict[str, np.ndarray], path: Path) -> None:
     """Draws the kernels as images: magnitudes before, and what is left after."""
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(len(before), 2, figsize=(10, 8), layout="constrained")
-    for row, (dense, sparse) in enumerate(zip(before, after, strict=True)):
-        for column, (name, kernel) in enumerate((("dense", dense), ("sparse", sparse))):
-            axis = axes[row, column]
+    for row, layer in enumerate(before):
+        for column, (stage, kernels) in enumerate((("dense", before), ("sparse", after))):
+            axis, kernel = axes[row, column], kernels[layer]
             wide = kernel if kernel.shape[0] <= kernel.shape[1] else kernel.T
             # A zero is white and everything else has ink, so that sparsity can be seen.
             ink = np.where(wide == 0, 0, 0.25 + 0.75 * np.abs(wide) / np.abs(kernel).max())
             axis.imshow(ink, cmap="Blues", vmin=0, vmax=1, aspect="auto", interpolation="none")
             zeros = np.mean(kernel == 0)
-            axis.set_title(f"kernel {row + 1}, {name}: {zeros:.1%} zeros", fontsize=10)
+            axis.set_title(f"{layer}, {stage}: {zeros:.1%} zeros", fontsize=10)
             axis.set_xticks([])
             axis.set_yticks([])
     figure.savefig(path, dpi=120)
@@ -109,11 +114,12 @@ def main() -> None:
     compile_model(model, 1e-3)
     model.fit(x_train, y_train, batch_size=32, epochs=DENSE_EPOCHS, verbose=2)
     dense_outputs = model.predict(x_test, verbose=0)
-    dense_kernels = [layer.kernel.numpy() for layer in model.layers]
+    dense_kernels = kernels_of(model)
     dense_file = kh.export(model, arguments.out / "dense.tflite", sparse=False)
 
     print("\n2. Sparse training, one cut, fine-tuning with the zeros kept")
     kh.regularize(model, kh.HoyerSquare(5e-4))
+    compile_model(model, 1e-3)
     pruning = kh.callbacks.Pruning(
         kh.criteria.StdThreshold(0.1), schedule=kh.schedules.OneShot(epoch=SPARSE_EPOCHS)
     )
@@ -133,7 +139,7 @@ def main() -> None:
     sparse_weights = kh.export(model, arguments.out / "sparse.npz")
     print(sparse_file)
     picture = arguments.out / "weights.png"
-    draw_weights(dense_kernels, [layer.kernel.numpy() for layer in model.layers], picture)
+    draw_weights(dense_kernels, kernels_of(model), picture)
 
     report = kh.report(model)
     outputs = run_tflite(arguments.out / "sparse.tflite", x_test)
