@@ -1,0 +1,15 @@
+"""Files to ship: each is run, or read back, and compared before it is called good."""
+
+from keras_hoyer.exporters.exporting import export
+from keras_hoyer.exporters.results import Candidate, ExportError, ExportResult, StoredTensor
+from keras_hoyer.exporters.sparse_weights import load_sparse_weights, scipy_matrices
+
+__all__ = [
+    "Candidate",
+    "ExportError",
+    "ExportResult",
+    "StoredTensor",
+    "export",
+    "load_sparse_weights",
+    "scipy_matrices",
+]

@@ -1,0 +1,213 @@
+"""`export`: one way in for every file format, with one promise about the file."""
+
+import contextlib
+import dataclasses
+import importlib.util
+import os
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import keras
+
+from keras_hoyer.exporters import litert, signatures, sparse_weights
+from keras_hoyer.exporters.results import ExportError, ExportResult
+
+# Each format's file ending is its name; with it go the quantizations and the packages it needs.
+QUANTIZATIONS = {
+    "tflite": (None, "float16", "dynamic", "int8"),
+    "npz": (None, "float16"),
+    "safetensors": (None, "float16"),
+}
+PACKAGES = {
+    "tflite": {"litert": ["ai_edge_litert"]},
+    "safetensors": {"safetensors": ["safetensors"]},
+}
+
+
+def export(  # noqa: PLR0917
+    model: keras.Model,
+    filepath: str | os.PathLike,
+    format: str | None = None,
+    quantize: str | None = None,
+    representative_data: Any = None,
+    sparse: bool | str = "auto",
+    tolerance: float | None = None,
+) -> ExportResult:
+    """Writes a model to a file that is run and compared before it is called good.
+
+    The file is made in a temporary folder beside `filepath`, checked there and moved into place
+    only when it is right. If anything fails, an older file at `filepath` is untouched.
+
+    Args:
+        model: a built `keras.Model`: Sequential, functional or subclassed. Penalties and masks that
+            are still attached have no bearing on the file.
+        filepath: where the file goes; its folder must exist.
+        format: `"tflite"`, `"npz"` or `"safetensors"`; by default what the ending of
+            `filepath` says.
+        quantize: `None` keeps the weights as they are. `"float16"` stores them in half precision.
+            For `tflite` also `"dynamic"`, weights in int8, and `"int8"`, weights and computations.
+        representative_data: an array of samples, or a list or dict of arrays for several inputs.
+            The file is checked on it instead of on random inputs, and `"int8"` is calibrated with
+            it.
+        sparse: `"auto"` encodes zeros sparsely where that makes the file smaller, `True` always,
+            `False` never.
+        tolerance: largest error that is allowed, relative to the largest output; for weight files
+            relative to the largest weight. Default: for `tflite` 1e-4, `"float16"` 1e-2,
+            `"dynamic"` 0.1, `"int8"` 0.2; for weight files 0, `"float16"` 1e-3.
+
+    Returns:
+        An `ExportResult`: `path`, `bytes`, `dense_bytes`, `max_error` and what was tried; `print`
+        shows a table.
+
+    Raises:
+        ValueError: if an argument is wrong, at once.
+        ImportError: if the format needs a package that is not installed.
+        ExportError: if no file was right; it says at which step and what was tried.
+
+    Example:
+    >>> import keras, tempfile
+    >>> from keras_hoyer.exporters import export
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4)])
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     result = export(model, f"{folder}/weights.npz")
+    >>> result.max_error
+    0.0
+    """
+    _check_model(model)
+    path = Path(filepath)
+    format = _format_of(path, format)
+    _check_options(format, quantize, representative_data, sparse, tolerance)
+    signature = data = None
+    if format == "tflite":
+        signature = signatures.signature_of(model, representative_data)
+        _check_dtypes(model, signature)
+        if representative_data is not None:
+            data = signatures.arrays_of(signature, representative_data)
+    _check_packages(format)
+    with _folder_beside(path) as folder:
+        try:
+            if format == "tflite":
+                result = litert.write(
+                    model,
+                    folder,
+                    signature,
+                    quantize=quantize,
+                    data=data,
+                    sparse=sparse,
+                    tolerance=tolerance,
+                )
+            else:
+                temporary = folder / f"weights.{format}"
+                result = sparse_weights.write(model, temporary, quantize, sparse, tolerance)
+            os.replace(result.path, path)
+        except OSError as error:
+            raise ExportError("write", f"{error}. Nothing was left at {path}.") from error
+    return dataclasses.replace(result, path=path)
+
+
+def _check_model(model: keras.Model) -> None:
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a `keras.Model`. "
+            f"Received: model={model!r} of type {type(model).__name__}"
+        )
+    if not model.built:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a model that is built. "
+            f"Received: model={model!r}. Call it on data, or `build` it with an input shape."
+        )
+
+
+def _format_of(path: Path, format: str | None) -> str:
+    known = list(QUANTIZATIONS)
+    ending = path.suffix[1:].lower()
+    if format is None and ending not in known:
+        raise ValueError(
+            "Invalid value for argument `filepath`. Expected a file that ends in one of "
+            f"{['.' + name for name in known]}, or a `format`. Received: filepath={str(path)!r}"
+        )
+    if format is not None and format not in known:
+        raise ValueError(
+            f"Invalid value for argument `format`. Expected one of {known}. "
+            f"Received: format={format!r}"
+        )
+    if format is not None and ending in known and ending != format:
+        raise ValueError(
+            f"Invalid value for argument `format`. Expected {ending!r}, which is what the ending "
+            f"of `filepath` says, or another ending. Received: format={format!r}, "
+            f"filepath={str(path)!r}"
+        )
+    return format or ending
+
+
+def _check_options(
+    format: str,
+    quantize: str | None,
+    representative_data: Any,
+    sparse: bool | str,
+    tolerance: float | None,
+) -> None:
+    if quantize not in QUANTIZATIONS[format]:
+        raise ValueError(
+            "Invalid value for argument `quantize`. Expected one of "
+            f"{list(QUANTIZATIONS[format])} for the format {format!r}. "
+            f"Received: quantize={quantize!r}"
+        )
+    if quantize == "int8" and representative_data is None:
+        raise ValueError(
+            "Invalid value for argument `representative_data`. Expected some 100 samples of "
+            "typical inputs, which `quantize='int8'` is calibrated with. "
+            "Received: representative_data=None"
+        )
+    if sparse not in (True, False, "auto"):
+        raise ValueError(
+            "Invalid value for argument `sparse`. Expected True, False or 'auto'. "
+            f"Received: sparse={sparse!r}"
+        )
+    number = isinstance(tolerance, int | float) and not isinstance(tolerance, bool)
+    if tolerance is not None and not (number and tolerance >= 0):
+        raise ValueError(
+            "Invalid value for argument `tolerance`. Expected None or a number that is not "
+            f"negative. Received: tolerance={tolerance!r}"
+        )
+
+
+def _check_dtypes(model: keras.Model, signature: signatures.Signature) -> None:
+    strings = [spec.name for spec in signature.inputs if spec.dtype == "string"]
+    if strings:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected numbers as inputs. "
+            f"Received: model={model!r} with strings in {strings}. Export the part of the model "
+            "that comes after the strings."
+        )
+
+
+def _check_packages(format: str) -> None:
+    for extra, packages in PACKAGES.get(format, {}).items():
+        missing = [name for name in packages if importlib.util.find_spec(name) is None]
+        if missing:
+            raise ImportError(
+                f"The export to {format!r} needs {', '.join(missing)}: "
+                f"pip install keras-hoyer[{extra}]"
+            )
+
+
+@contextlib.contextmanager
+def _folder_beside(path: Path) -> Iterator[Path]:
+    """A temporary folder on the file system of `path`, so that moving into place is atomic."""
+    if path.is_dir():
+        raise ValueError(
+            "Invalid value for argument `filepath`. Expected a file. "
+            f"Received: filepath={str(path)!r}, a folder"
+        )
+    try:
+        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.absolute().parent)
+    except OSError as error:
+        raise ValueError(
+            "Invalid value for argument `filepath`. Expected a file in a folder that exists and "
+            f"can be written. Received: filepath={str(path)!r} ({error})"
+        ) from error
+    with folder as name:
+        yield Path(name)

@@ -1,0 +1,338 @@
+"""What goes into a model and what comes out of it, as flat lists of named arrays."""
+
+import contextlib
+import dataclasses
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_hoyer.exporters.results import ExportError
+
+CALIBRATION_SAMPLES = 500
+CHECK_SAMPLES = 16
+UNKNOWN_DIMENSION = 32  # what an unknown dimension other than the batch becomes in random inputs
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelInput:
+    """One input array: `shape` has `None` where any size goes, the batch comes first."""
+
+    name: str
+    shape: tuple[int | None, ...]
+    dtype: str
+
+
+@dataclasses.dataclass(frozen=True)
+class Signature:
+    """The flat inputs of a model and how they are packed into its call."""
+
+    inputs: tuple[ModelInput, ...]
+    structure: Any
+    by_keyword: bool = False
+
+    def call(self, model: keras.Model, arrays: list) -> tuple[list[str], list]:
+        """Calls the model in inference mode; returns the flat outputs' names and tensors."""
+        packed = keras.tree.pack_sequence_as(self.structure, list(arrays))
+        if self.by_keyword:
+            outputs = model(**packed, training=False)
+        else:
+            outputs = model(packed, training=False)
+        flat = keras.tree.flatten(outputs)
+        if isinstance(outputs, dict) and len(outputs) == len(flat):
+            names = sorted(outputs)
+        else:
+            names = getattr(model, "output_names", None) or []
+        if len(names) != len(flat):
+            names = [f"output_{i}" for i in range(len(flat))]
+        return _identifiers(names), flat
+
+    def with_batch(self, batch: int) -> "Signature":
+        """The same inputs with the batch size fixed."""
+        fixed = tuple(dataclasses.replace(i, shape=(batch, *i.shape[1:])) for i in self.inputs)
+        return dataclasses.replace(self, inputs=fixed)
+
+
+def signature_of(model: keras.Model, data: Any = None) -> Signature:
+    """Reads the inputs of a built model.
+
+    Args:
+        model: a built `keras.Model` of any kind.
+        data: representative data or `None`. A subclassed model does not record the dtypes of its
+            inputs; they are taken from here.
+
+    Returns:
+        The `Signature`, with an open batch size unless the model fixes it.
+    """
+    if isinstance(model, keras.Sequential):
+        tensors, structure, by_keyword = [model.inputs[0]], model.inputs[0], False
+    elif isinstance(model, keras.models.Model) and hasattr(model, "_inputs_struct"):
+        tensors, structure, by_keyword = model.inputs, model._inputs_struct, False
+    else:
+        return _subclassed_signature(model, data)
+    names = _identifiers([tensor.name for tensor in tensors])
+    inputs = tuple(
+        ModelInput(name, tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
+        for name, tensor in zip(names, tensors, strict=True)
+    )
+    return Signature(inputs, structure, by_keyword)
+
+
+def _subclassed_signature(model: keras.Model, data: Any) -> Signature:
+    config = model.get_build_config() or {}
+    by_keyword = "shapes_dict" in config
+    if by_keyword:
+        shapes = {key.removesuffix("_shape"): s for key, s in config["shapes_dict"].items()}
+    else:
+        shapes = config.get("input_shape")
+    if shapes is None:
+        raise ValueError(
+            "Invalid value for argument `model`. Expected a model that was called on data at "
+            "least once, so that the shapes of its inputs are known. "
+            f"Received: model={model!r}. Call it once on a batch of data first."
+        )
+    structure = _map_shapes(shapes, lambda shape: (None, *shape[1:]))
+    leaves: list = []
+    structure = _map_shapes(structure, lambda shape: leaves.append(shape) or len(leaves))
+    order = keras.tree.flatten(structure)
+    leaves = [leaves[number - 1] for number in order]
+    arrays = keras.tree.flatten(data) if data is not None else []
+    typed = len(arrays) == len(leaves) and all(hasattr(a, "dtype") for a in arrays)
+    dtypes = (
+        [keras.backend.standardize_dtype(a.dtype) for a in arrays]
+        if typed
+        else ["float32"] * len(leaves)
+    )
+    if isinstance(structure, dict):
+        names = sorted(structure) if len(structure) == len(leaves) else []
+    else:
+        names = []
+    names = _identifiers(names or [f"input_{i}" for i in range(len(leaves))])
+    inputs = tuple(
+        ModelInput(name, tuple(shape), "float32" if dtype == "float64" else dtype)
+        for name, shape, dtype in zip(names, leaves, dtypes, strict=True)
+    )
+    return Signature(inputs, structure, by_keyword)
+
+
+def _map_shapes(shapes: Any, function: Any) -> Any:
+    if isinstance(shapes, dict):
+        return {key: _map_shapes(value, function) for key, value in shapes.items()}
+    if all(size is None or isinstance(size, int) for size in shapes):
+        return function(tuple(shapes))
+    return [_map_shapes(value, function) for value in shapes]
+
+
+def _identifiers(names: list[str]) -> list[str]:
+    """Names that every file format accepts, each once."""
+    result: list[str] = []
+    for name in names:
+        name = re.sub(r"\W", "_", name)  # noqa: PLW2901
+        name = name if name[:1].isalpha() else f"x_{name}"  # noqa: PLW2901
+        unique, count = name, 1
+        while unique in result:
+            unique, count = f"{name}_{count}", count + 1
+        result.append(unique)
+    return result
+
+
+def arrays_of(signature: Signature, data: Any) -> list[np.ndarray]:
+    """Representative data as one array for each input, cast to the input's dtype.
+
+    Args:
+        signature: what the model takes.
+        data: an array, or a list, tuple or dict of arrays like the model's inputs; the first axis
+            counts samples.
+
+    Returns:
+        One array for each input, all with the same number of samples.
+
+    Raises:
+        ValueError: if number, shapes or contents do not fit.
+    """
+    expected = ", ".join(f"{i.name}: {i.shape} {i.dtype}" for i in signature.inputs)
+
+    def refuse(received: str) -> None:
+        raise ValueError(
+            "Invalid value for argument `representative_data`. Expected samples for the inputs "
+            f"of the model ({expected}) as an array, or a list or dict of arrays. "
+            f"Received: {received}"
+        )
+
+    by_name = {spec.name: spec for spec in signature.inputs}
+    if isinstance(data, dict):
+        keyed = isinstance(signature.structure, dict)
+        if sorted(data) != sorted(signature.structure if keyed else by_name):
+            refuse(f"a dict with the keys {sorted(data)}")
+        leaves = keras.tree.flatten(data) if keyed else [data[name] for name in by_name]
+    elif len(signature.inputs) > 1 and isinstance(data, list | tuple):
+        leaves = keras.tree.flatten(data)
+    else:
+        leaves = [data]
+    if len(leaves) != len(signature.inputs):
+        refuse(f"{len(leaves)} arrays for {len(signature.inputs)} inputs")
+    arrays = []
+    for spec, leaf in zip(signature.inputs, leaves, strict=True):
+        array = _array(leaf)
+        if array is None:
+            refuse(f"{type(leaf).__name__} for the input {spec.name}, which is no array of numbers")
+        fits = array.ndim == len(spec.shape) and all(
+            size is None or size == actual
+            for size, actual in zip(spec.shape[1:], array.shape[1:], strict=True)
+        )
+        if not fits:
+            refuse(f"an array of shape {array.shape} for the input {spec.name}")
+        if not np.isfinite(array).all():
+            refuse(f"NaN or infinite values for the input {spec.name}")
+        arrays.append(array.astype(spec.dtype))
+    counts = {len(array) for array in arrays}
+    if len(counts) > 1 or min(counts) < (signature.inputs[0].shape[0] or 1):
+        refuse(f"{sorted(counts)} samples")
+    return arrays
+
+
+def _array(value: Any) -> np.ndarray | None:
+    """An array of numbers, or `None` if `value` is none."""
+    try:
+        value = keras.ops.convert_to_numpy(value) if keras.ops.is_tensor(value) else value
+        array = np.asarray(value)
+    except (ValueError, TypeError):
+        return None
+    return array if array.dtype.kind in "biuf" else None
+
+
+def random_arrays(model: keras.Model, signature: Signature, samples: int) -> list[np.ndarray]:
+    """Random inputs of the right shapes and dtypes; those of an `Embedding` are valid indices."""
+    rng = np.random.default_rng(0)
+    limits = [
+        getattr(layer, "input_dim", None) or getattr(layer, "num_tokens", None)
+        for layer in model._flatten_layers()
+        if isinstance(layer, keras.layers.Embedding | keras.layers.CategoryEncoding)
+    ]
+    limit = min(limits) if limits else 10
+    indexed = _inputs_of_embeddings(model, len(signature.inputs)) if limits else set()
+    arrays = []
+    for i, spec in enumerate(signature.inputs):
+        batch = spec.shape[0] or samples
+        shape = (batch, *(UNKNOWN_DIMENSION if size is None else size for size in spec.shape[1:]))
+        if spec.dtype == "bool":
+            array = rng.integers(0, 2, shape)
+        elif i in indexed or "int" in spec.dtype:
+            array = rng.integers(0, limit, shape)
+        else:
+            array = rng.standard_normal(shape)
+        arrays.append(array.astype(spec.dtype))
+    return arrays
+
+
+def _inputs_of_embeddings(model: keras.Model, count: int) -> set[int]:
+    """Numbers of the inputs that an `Embedding` reads; all, where the graph is not known."""
+    tensors = [] if isinstance(model, keras.Sequential) else getattr(model, "inputs", None) or []
+    if len(tensors) != count:
+        return set(range(count))
+    numbers = {id(tensor): i for i, tensor in enumerate(tensors)}
+    indexed = set()
+    for operation in model.operations:
+        if isinstance(operation, keras.Layer) and any(
+            isinstance(layer, keras.layers.Embedding | keras.layers.CategoryEncoding)
+            for layer in operation._flatten_layers()
+        ):
+            for node in operation._inbound_nodes:
+                indexed |= {numbers[id(t)] for t in node.input_tensors if id(t) in numbers}
+    return indexed
+
+
+def calls_of(signature: Signature, arrays: list[np.ndarray]) -> list[list[np.ndarray]]:
+    """The calls a file is checked with: single samples and, where the batch is open, a batch."""
+    fixed = signature.inputs[0].shape[0]
+    samples = min(len(array) for array in arrays)
+    if fixed is not None:
+        starts = range(0, min(samples, CHECK_SAMPLES) // fixed * fixed or fixed, fixed)
+        return [[array[start : start + fixed] for array in arrays] for start in starts]
+    rows = np.linspace(0, samples - 1, min(samples, CHECK_SAMPLES)).astype(int)
+    return [
+        [array[rows[:1]] for array in arrays],
+        [array[rows[-1:]] for array in arrays],
+        [array[rows] for array in arrays],
+    ]
+
+
+@contextlib.contextmanager
+def in_float32(model: keras.Model) -> Iterator[None]:
+    """Lets all layers compute in float32 for a while; the weights stay as they are."""
+    changed = []
+    try:
+        for layer in model._flatten_layers():
+            if layer.compute_dtype in ("float16", "bfloat16"):
+                changed.append((layer, layer.dtype_policy))
+                layer.dtype_policy = "float32"
+        yield
+    finally:
+        for layer, policy in changed:
+            layer.dtype_policy = policy
+
+
+def outputs_of(
+    model: keras.Model, signature: Signature, calls: list[list[np.ndarray]]
+) -> list[dict[str, np.ndarray]]:
+    """The model's own outputs for each call, computed in float32.
+
+    Raises:
+        ExportError: if the model cannot be called, or its outputs are not finite: there is nothing
+            to compare a file with.
+    """
+    results = []
+    try:
+        with in_float32(model):
+            for arrays in calls:
+                tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+                names, outputs = signature.call(model, tensors)
+                arrays = [keras.ops.convert_to_numpy(o) for o in outputs]  # noqa: PLW2901
+                results.append(dict(zip(names, arrays, strict=True)))
+    except Exception as error:
+        raise ExportError(
+            "outputs of the model",
+            f"the model cannot be called on its inputs: {type(error).__name__}: {error}. Give "
+            "`representative_data` if random inputs do not suit it.",
+        ) from error
+    for result in results:
+        for name, array in result.items():
+            if not np.isfinite(array).all():
+                raise ExportError(
+                    "outputs of the model",
+                    f"the Keras model itself gives NaN or infinite values in its output `{name}`. "
+                    "Give `representative_data` if random inputs do not suit it.",
+                )
+    return results
+
+
+def compare(
+    expected: list[dict[str, np.ndarray]], actual: list[dict[str, np.ndarray]]
+) -> tuple[float | None, str | None]:
+    """The largest error over all outputs, and what is wrong if none can be given.
+
+    The error of an output is its largest difference divided by the largest expected value; of an
+    output of integers, such as an argmax, it is the share of elements that differ.
+    """
+    worst = 0.0
+    for name in expected[0]:
+        scale = max(float(np.abs(call[name]).max(initial=0)) for call in expected) or 1.0
+        for call, (want, got) in enumerate(zip(expected, actual, strict=True)):
+            if name not in got:
+                return None, f"the output {name} is missing"
+            if want[name].shape != got[name].shape:
+                return None, (
+                    f"the output {name} of call {call} has the shape {got[name].shape}, "
+                    f"not {want[name].shape}"
+                )
+            if not np.isfinite(got[name]).all():
+                return None, f"the output {name} holds NaN or infinite values"
+            if want[name].dtype.kind in "biu":
+                error = float(np.mean(want[name] != got[name])) if want[name].size else 0.0
+            else:
+                difference = got[name].astype("float64") - want[name].astype("float64")
+                error = float(np.abs(difference).max(initial=0)) / scale
+            worst = max(worst, error)
+    return worst, None
