@@ -2,6 +2,7 @@
 
 from keras_hoyer import callbacks, criteria, measures, patterns, schedules
 from keras_hoyer.attach import regularize, strip
+from keras_hoyer.exporters import export, load_sparse_weights
 from keras_hoyer.masks import keep_averages, prune
 from keras_hoyer.regularizers import (
     GroupHoyer,
@@ -24,7 +25,9 @@ __all__ = [
     "TransformedL1",
     "callbacks",
     "criteria",
+    "export",
     "keep_averages",
+    "load_sparse_weights",
     "measures",
     "patterns",
     "prune",

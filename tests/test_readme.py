@@ -11,7 +11,8 @@ README = Path(__file__).parent.parent / "README.md"
 
 
 def quick_start() -> str:
-    code = re.search(r"## Quick start\n+```python\n(.*?)```", README.read_text(), re.DOTALL).group(1)
+    section = README.read_text().split("## Quick start")[1]
+    code = re.search(r"```python\n(.*?)```", section, re.DOTALL).group(1)
     # The same lines on less data, in fewer epochs.
     for shown, run in (("epochs=90", "epochs=3"), ("epoch=60", "epoch=1")):
         assert shown in code
