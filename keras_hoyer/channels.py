@@ -423,6 +423,7 @@ class ChannelGraph:
         """A layer, serialized as part of its wrapper's config, with the sizes put in."""
         serialized = keras.saving.serialize_keras_object(layer)
         serialized["config"].update(self.updates(layer, size))
+        serialized.pop("build_config", None)  # it holds the sizes of before
         return serialized
 
     def rewritten(self, node: Any, size: Size, args: tuple, kwargs: dict) -> tuple[tuple, dict]:

@@ -278,12 +278,18 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     if values is not None:
         plain = len(summed) == 1 and bias_letters == "".join(x for x in weights if x not in summed)
         plain = plain and layer.bias is not None
+        used = values != 0
+        for index, letter in enumerate(weights):
+            if letter in summed and axes[letter] is not None:
+                zero = (axes[letter].constants == 0).nonzero()[0]
+                np.moveaxis(used, index, 0)[zero] = False
         for letter in summed:
             index = weights.index(letter)
-            moved = np.moveaxis(values, index, 0)
-            others = [axis for i, axis in enumerate(kernel_axes) if i != index]
-            total = moved.astype("float64") if plain else None
-            graph.read(axes[letter], moved != 0, others, total, layer, layer.bias)
+            # What is summed over together cannot count on the other to go.
+            others = [None if x in summed else axes[x] for x in weights if x != letter]
+            total = np.moveaxis(values, index, 0).astype("float64") if plain else None
+            moved = np.moveaxis(used, index, 0)
+            graph.read(axes[letter], moved, others, total, layer, layer.bias)
         _einsum_constants(graph, layer, values, axes, weights, summed, made, target)
     for letter in made:
         axes[letter] = graph.activated(axes[letter], layer.activation)
@@ -390,9 +396,10 @@ def _attend(
     silent = (_along(query, 1) == 0) | (_along(key, 1) == 0)
     graph.read(query_width.having(np.where(silent, 0, np.nan)))
     content = np.where(content == 0, 0, np.nan)  # zeros stay zeros however they are averaged
-    used = values != 0
-    graph.read(heads.having(_along(content, 0)), used, (value_width, out))
-    graph.read(value_width.having(_along(content, 1)), used.swapaxes(0, 1), (heads, out))
+    # Heads and widths are summed over together, so neither can count on the other to go.
+    used = (values != 0) & (content != 0)[..., None]
+    graph.read(heads.having(_along(content, 0)), used, (None, out))
+    graph.read(value_width.having(_along(content, 1)), used.swapaxes(0, 1), (None, out))
     if out is None:
         return None
     flat = values.reshape(1, -1, values.shape[-1])
@@ -815,10 +822,17 @@ def _activation(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Te
 def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     indices = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
     graph.freeze(*(x.axes if None in indices else [x.axes[index] for index in indices]))
-    for mask in tree.flatten((args, kwargs)):
-        if isinstance(mask, Tensor):
-            graph.freeze(*_lined_up(x, mask))
-    return _forgetting(x)
+    masks = [mask for mask in tree.flatten((args, kwargs)) if isinstance(mask, Tensor)]
+    for mask in masks:
+        graph.freeze(*_lined_up(x, mask))
+    sizes = [None if index is None else x.shape[index] for index in indices]
+    if masks or None in sizes or not isinstance(layer, (layers.Softmax, nn_ops.Softmax)):
+        return _forgetting(x)
+    share = 1 / math.prod(sizes)
+    known = [
+        a if a is None else a.having(np.where(np.isnan(a.constants), np.nan, share)) for a in x.axes
+    ]
+    return Tensor(x.shape, known)
 
 
 def _lined_up(x: Tensor, other: Tensor) -> list[Axis | None]:
@@ -1000,19 +1014,23 @@ def _concatenate(graph: ChannelGraph, operation: Any, inputs: Sequence[Any]) -> 
             axes.append(_concatenated(line, sizes))
             shape[i] = None if None in sizes else sum(sizes)
             continue
-        axis = graph.join(*line)
-        if axis is not None:
-            columns = np.stack([_constants(a, len(axis)) for a in line])
-            axis = axis.having(_along(columns, 1))
-        axes.append(axis)
+        axes.append(_shared(graph, line))
     return Tensor(shape, axes)
+
+
+def _shared(graph: ChannelGraph, axes: Sequence[Axis | None]) -> Axis | None:
+    """The joined axis of tensors that are laid side by side along another one."""
+    axis = graph.join(*axes)
+    if axis is None:
+        return None
+    return axis.having(_along(np.stack([_constants(a, len(axis)) for a in axes]), 1))
 
 
 @_rule(numpy_ops.Stack)
 def _stack(graph: ChannelGraph, operation: Any, inputs: Sequence[Any]) -> Tensor:
     inputs = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in inputs]
     first = inputs[0]
-    axes = [graph.join(*(x.axes[i] for x in inputs)) for i in range(first.rank)]
+    axes = [_shared(graph, [x.axes[i] for x in inputs]) for i in range(first.rank)]
     index = operation.axis % (first.rank + 1)
     shape = list(first.shape)
     shape.insert(index, len(inputs))

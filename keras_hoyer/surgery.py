@@ -198,6 +198,10 @@ class _Builder:
             read = self.shifts[id(old)][0]
             if read.bias is None:
                 config["use_bias"] = True
+        if isinstance(old, keras.layers.Lambda):
+            # Its config loses what the function refers to.
+            own = {"function": old.function, "output_shape": old._output_shape, "mask": old.mask}
+            return type(old)(**{**config, **own, "arguments": old.arguments})
         # The layer is here already, so nothing untrusted is loaded.
         with SafeModeScope(safe_mode=False):
             return type(old).from_config(_without_own(config))
