@@ -73,7 +73,11 @@ def signature_of(model: keras.Model, data: Any = None) -> Signature:
         tensors, structure, by_keyword = model.inputs, model._inputs_struct, False
     else:
         return _subclassed_signature(model, data)
-    names = _identifiers([tensor.name for tensor in tensors])
+    names = [
+        f"input_{i}" if tensor.name.startswith("keras_tensor") else tensor.name
+        for i, tensor in enumerate(tensors)
+    ]
+    names = _identifiers(names)
     inputs = tuple(
         ModelInput(name, tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
         for name, tensor in zip(names, tensors, strict=True)
