@@ -1,3 +1,38 @@
 """Sparse training, pruning, shrinking and checked export for Keras 3."""
 
+from keras_hoyer import callbacks, criteria, measures, patterns, schedules
+from keras_hoyer.attach import regularize, strip
+from keras_hoyer.exporters import export, load_sparse_weights
+from keras_hoyer.masks import keep_averages, prune
+from keras_hoyer.regularizers import (
+    GroupHoyer,
+    GroupHoyerSquare,
+    GroupLasso,
+    Hoyer,
+    HoyerSquare,
+    TransformedL1,
+)
+from keras_hoyer.reports import report
+
 __version__ = "0.1.0"
+
+__all__ = [
+    "GroupHoyer",
+    "GroupHoyerSquare",
+    "GroupLasso",
+    "Hoyer",
+    "HoyerSquare",
+    "TransformedL1",
+    "callbacks",
+    "criteria",
+    "export",
+    "keep_averages",
+    "load_sparse_weights",
+    "measures",
+    "patterns",
+    "prune",
+    "regularize",
+    "report",
+    "schedules",
+    "strip",
+]

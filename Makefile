@@ -1,0 +1,36 @@
+# make demo   from a dense to a sparse model and a checked file, on scikit-learn's digits
+# make test   lint and tests; KERAS_BACKEND=jax or torch chooses another backend
+
+PYTHON ?= python3
+VENV ?= .venv
+KERAS_BACKEND ?= tensorflow
+EXTRAS_tensorflow = test
+EXTRAS_jax = test,jax
+EXTRAS_torch = test,torch
+export KERAS_BACKEND
+export TF_CPP_MIN_LOG_LEVEL ?= 2
+
+.PHONY: demo test clean
+
+demo: $(VENV)/examples.done
+	KERAS_BACKEND=tensorflow $(VENV)/bin/python examples/digits.py
+
+test: $(VENV)/$(KERAS_BACKEND).done
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/python -m pytest
+
+$(VENV)/bin/python:
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+
+$(VENV)/examples.done: setup.cfg $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --editable ".[examples]"
+	touch $@
+
+$(VENV)/%.done: setup.cfg $(VENV)/bin/python
+	$(VENV)/bin/python -m pip install --quiet --editable ".[$(EXTRAS_$*)]"
+	touch $@
+
+clean:
+	rm -rf $(VENV) out build *.egg-info

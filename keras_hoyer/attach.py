@@ -1,0 +1,126 @@
+"""Putting penalties on a model that exists already, and taking everything off again."""
+
+import warnings
+from collections.abc import Callable
+
+import keras
+
+from keras_hoyer.constraints import KeepZeros
+from keras_hoyer.regularizers import GroupPenalty, Penalty
+from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights, refresh_compiled
+
+Regularizer = keras.regularizers.Regularizer
+
+
+def regularize(
+    model: keras.Model,
+    regularizer: Regularizer | str | Callable[[keras.Layer], Regularizer | None],
+    layers: LayerSelection = None,
+) -> keras.Model:
+    """Puts a penalty on the kernels of a model that is built, loaded or pretrained already.
+
+    The penalty counts from the next training step, also if the model was compiled or trained
+    before, and it is saved with the model. A kernel that has a penalty gets the new one instead.
+    The parts of a subclassed layer or model are the exception to saving: Keras builds them again
+    from the code of that class, so call `regularize` again after loading.
+
+    Args:
+        model: A built Keras model. It is changed in place.
+        regularizer: A Keras regularizer, such as `HoyerSquare(1e-4)`; or a function that takes a
+            layer and returns its regularizer, or `None` to leave the layer as it is.
+        layers: List of layer names (a nested model's name stands for all its layers), or a
+            function from a layer to a bool. Defaults to `None`: all dense, convolutional,
+            recurrent and attention layers.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: If the model is not built, a layer name does not exist, or the regularizer
+            does not fit a kernel.
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="first")])
+    >>> model = regularize(model, keras_hoyer.HoyerSquare(1e-4))
+    >>> model.get_layer("first").kernel_regularizer
+    HoyerSquare(factor=0.0001)
+    """
+    by_layer = callable(regularizer) and not isinstance(regularizer, Regularizer)
+    choose = regularizer if by_layer else _constant(keras.regularizers.get(regularizer))
+    chosen = [(kernel, choose(kernel.layer)) for kernel in find_kernels(model, layers)]
+    for kernel, penalty in chosen:
+        _check_penalty(kernel, penalty)
+    replaced = [
+        kernel.path
+        for kernel, penalty in chosen
+        if penalty is not None and not isinstance(kernel.get("regularizer"), (Penalty, type(None)))
+    ]
+    if replaced:
+        warnings.warn(
+            f"Replaced the regularizers that these kernels had: {', '.join(replaced)}",
+            stacklevel=2,
+        )
+    for kernel, penalty in chosen:
+        if penalty is not None:
+            kernel.set("regularizer", penalty)
+    refresh_compiled(model)
+    return model
+
+
+def strip(model: keras.Model) -> keras.Model:
+    """Takes penalties and masks off, which leaves a plain Keras model with the same weights.
+
+    Zeros stay where they are, but further training is free to change them. Saved now, the model
+    loads where keras_hoyer is not installed.
+
+    Args:
+        model: A built Keras model. It is changed in place.
+
+    Returns:
+        The same model.
+
+    Raises:
+        ValueError: If the model is not built.
+
+    >>> model = keras.Sequential([keras.Input((8,)), keras.layers.Dense(4, name="first")])
+    >>> model = strip(regularize(model, keras_hoyer.HoyerSquare(1e-4)))
+    >>> model.get_layer("first").kernel_regularizer is None
+    True
+    """
+    weights = find_weights(model)
+    remove_penalties(weights)
+    for weight in weights:
+        constraint = weight.get("constraint")
+        if isinstance(constraint, KeepZeros):
+            weight.set("constraint", constraint.constraint)
+    refresh_compiled(model)
+    return model
+
+
+def remove_penalties(weights: list[Weight]) -> bool:
+    """Takes this package's penalties off the weights; returns whether there were any."""
+    penalized = [weight for weight in weights if isinstance(weight.get("regularizer"), Penalty)]
+    for weight in penalized:
+        weight.set("regularizer", None)
+    return bool(penalized)
+
+
+def _constant(regularizer: Regularizer | None) -> Callable[[keras.Layer], Regularizer | None]:
+    if regularizer is None:
+        raise ValueError(
+            "Invalid value for argument `regularizer`. Expected a Keras regularizer or a function "
+            "from a layer to one. Received: regularizer=None. To take penalties off, use `strip`."
+        )
+    return lambda layer: regularizer
+
+
+def _check_penalty(kernel: Weight, penalty: object) -> None:
+    if penalty is not None and not isinstance(penalty, Regularizer):
+        raise ValueError(
+            "Invalid value for argument `regularizer`. Expected a function that returns a Keras "
+            f"regularizer or `None`. Received {penalty!r} for layer '{kernel.layer.name}'."
+        )
+    if isinstance(penalty, GroupPenalty):
+        try:
+            penalty.spans(kernel.shape)
+        except ValueError as error:
+            raise ValueError(f"The penalty does not fit kernel '{kernel.path}': {error}") from None

@@ -1,0 +1,134 @@
+"""Pruning inside `model.fit`."""
+
+import math
+import warnings
+
+import keras
+
+from keras_hoyer import masks
+from keras_hoyer.attach import remove_penalties
+from keras_hoyer.criteria import Criterion
+from keras_hoyer.patterns import Pattern, Unstructured
+from keras_hoyer.reports import count_nonzero
+from keras_hoyer.schedules import Schedule
+from keras_hoyer.weights import LayerSelection, find_kernels, refresh_compiled
+
+
+class Pruning(keras.callbacks.Callback):
+    """Cuts a model during `fit`, and keeps the zeros from then on.
+
+    At the epochs of the schedule the smallest units are cut; after the last cut this package's
+    penalties are taken off, and what is left of `fit` is fine-tuning. Epoch logs get `sparsity`,
+    the share of zero weights, so that the progress bar, `CSVLogger` and `TensorBoard` show it; put
+    this callback before those and before `ModelCheckpoint` in the list.
+
+    Training that stops and goes on needs nothing more than the weights: give `fit` the same
+    callback and `initial_epoch`, or use `keras.callbacks.BackupAndRestore`.
+
+    Args:
+        criterion: How much: a criterion of `keras_hoyer.criteria`.
+        schedule: When: a schedule of `keras_hoyer.schedules`.
+        pattern: What is cut together: a pattern of `keras_hoyer.patterns`. Defaults to
+            `Unstructured()`.
+        layers: List of layer names, or a function from a layer to a bool. Defaults to `None`: all
+            dense, convolutional, recurrent and attention layers.
+        keep_penalty: Whether penalties stay on after the last cut. Defaults to `False`.
+
+    Raises:
+        ValueError: If an argument is of the wrong kind, or criterion and pattern do not go
+            together; at the start of `fit`, if a layer name does not exist or the pattern does not
+            divide a kernel.
+
+    >>> import keras_hoyer as kh
+    >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(10)])
+    >>> model.compile("sgd", "mse")
+    >>> x, y = np.ones((8, 20)), np.ones((8, 10))
+    >>> callback = kh.callbacks.Pruning(kh.criteria.TargetSparsity(0.9), kh.schedules.OneShot(1))
+    >>> history = model.fit(x, y, epochs=2, verbose=0, callbacks=[callback])
+    >>> history.history["sparsity"]
+    [0.0, 0.9]
+    """
+
+    def __init__(
+        self,
+        criterion: Criterion,
+        schedule: Schedule,
+        pattern: Pattern = Unstructured(),  # noqa: B008  (immutable)
+        layers: LayerSelection = None,
+        keep_penalty: bool = False,
+    ) -> None:
+        super().__init__()
+        masks.check_choices(criterion, pattern)
+        if not isinstance(schedule, Schedule):
+            raise ValueError(
+                "Invalid value for argument `schedule`. Expected a schedule of "
+                "`keras_hoyer.schedules`, such as `OneShot(epoch=60)`. "
+                f"Received: schedule={schedule!r}"
+            )
+        self.criterion = criterion
+        self.schedule = schedule
+        self.pattern = pattern
+        self.layers = layers
+        self.keep_penalty = keep_penalty
+        self._position = None
+        self._epoch = 0
+        if schedule.within_epochs:
+            # Set only here: Keras dispatches batches asynchronously where no callback listens.
+            self.on_train_batch_end = self._advance_within_epoch
+
+    def on_train_begin(self, logs: dict | None = None) -> None:
+        """Checks what can be checked before time is spent."""
+        masks.check_fit(find_kernels(self.model, self.layers), self.pattern)
+        self._position = None
+        epochs = self.params.get("epochs")
+        if epochs is not None and self.schedule.begin >= epochs:
+            warnings.warn(
+                f"Nothing will be pruned in this call of `fit`: it ends after {epochs} epochs, and "
+                f"the first cut is due after {self.schedule.begin:g}.",
+                stacklevel=2,
+            )
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Cuts if the schedule says so."""
+        self._epoch = epoch
+        if self._position is None:
+            self._resume(epoch)
+        self._advance(epoch)
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Writes `sparsity` into the logs."""
+        if logs is not None:
+            kernels = find_kernels(self.model, self.layers)
+            total = sum(math.prod(kernel.shape) for kernel in kernels)
+            logs["sparsity"] = 1 - sum(map(count_nonzero, kernels)) / total if total else 0.0
+
+    def _resume(self, epoch: int) -> None:
+        """Finds out what was done before this epoch, from the weights alone."""
+        # Just before the epoch, since an update that is due at its very beginning is still to come.
+        self._position = -math.inf
+        if epoch > self.schedule.begin:
+            kernels = find_kernels(self.model, self.layers)
+            if masks.adopt_zeros(self.model, kernels):
+                self._position = math.nextafter(epoch, -math.inf)
+                if epoch > self.schedule.end:
+                    self._finish()
+
+    def _advance_within_epoch(self, batch: int, logs: dict | None = None) -> None:
+        steps = self.params.get("steps")
+        if steps:
+            self._advance(self._epoch + (batch + 1) / steps)
+
+    def _advance(self, position: float) -> None:
+        previous, self._position = self._position, position
+        if not self.schedule.due(previous, position):
+            return
+        progress = self.schedule.progress(position)
+        if progress > 0:
+            kernels = find_kernels(self.model, self.layers)
+            masks.cut(self.model, kernels, self.criterion, self.pattern, progress)
+        if position >= self.schedule.end:
+            self._finish()
+
+    def _finish(self) -> None:
+        if not self.keep_penalty and remove_penalties(find_kernels(self.model, self.layers)):
+            refresh_compiled(self.model)

@@ -1,0 +1,109 @@
+"""Zeros that stay: a mask held as a Keras constraint.
+
+Keras applies constraints at the end of every optimizer step, on every backend, inside the compiled
+training step. That makes a constraint the one place where no optimizer, momentum, weight decay or
+loss scaling can bring a pruned weight back, and where nothing runs in Python per batch.
+"""
+
+import base64
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+
+@keras.saving.register_keras_serializable(package="keras_hoyer")
+class KeepZeros(keras.constraints.Constraint):
+    """Keeps chosen weights at exactly zero.
+
+    The masks are part of the config, so a `.keras` file brings them back.
+
+    Args:
+        masks: Dict from a weight's path within its layer, such as `"kernel"` or `"query/kernel"`,
+            to a boolean array of the weight's shape, false where the weight stays zero.
+        constraint: Another constraint that is applied before. Defaults to `None`.
+
+    >>> keep = KeepZeros({"kernel": np.array([True, False])})
+    >>> keras.ops.convert_to_numpy(keep(np.array([1.0, -2.0], "float32")))
+    array([1., 0.], dtype=float32)
+    """
+
+    def __init__(
+        self, masks: Mapping[str, Any], constraint: keras.constraints.Constraint | None = None
+    ) -> None:
+        self.constraint = keras.constraints.get(constraint)
+        self._masks = {}
+        self._averages = {}
+        for name, mask in masks.items():
+            self.set_mask(name, _unpack(mask) if isinstance(mask, Mapping) else mask)
+
+    def set_mask(self, name: str, mask: np.ndarray) -> None:
+        """Sets the mask of the weight `name`, a boolean array of the weight's shape."""
+        if name in self._masks:
+            self._masks[name].assign(mask)
+        else:
+            self._masks[name] = keras.Variable(
+                np.asarray(mask, bool), dtype="bool", trainable=False, name="mask"
+            )
+
+    def get_mask(self, name: str) -> np.ndarray | None:
+        """The mask of the weight `name` as a boolean array; `None` if it has none."""
+        mask = self._masks.get(name)
+        return None if mask is None else ops.convert_to_numpy(mask)
+
+    def follow_average(self, name: str, average: keras.Variable) -> None:
+        """Keeps the zeros in the optimizer's moving average of the weight as well.
+
+        Without that, an optimizer with `use_ema=True` writes an average over the weight that was
+        taken before the zeros were restored. A weight without a mask is left as it is.
+        """
+        if name in self._masks:
+            self._averages[name] = average
+            average.assign(self._apply(name, average))
+
+    def __call__(self, w: Any) -> Any:
+        """Returns the weight with its zeros restored."""
+        name = self._name_of(w)
+        if name in self._averages:
+            average = self._averages[name]
+            average.assign(self._apply(name, average))
+        if self.constraint is not None:
+            w = self.constraint(w)
+        return ops.convert_to_tensor(w) if name is None else self._apply(name, w)
+
+    def get_config(self) -> dict:
+        """Returns the masks, packed to bits and compressed, and the other constraint."""
+        return {
+            "masks": {name: _pack(ops.convert_to_numpy(m)) for name, m in self._masks.items()},
+            "constraint": keras.constraints.serialize(self.constraint),
+        }
+
+    def _apply(self, name: str, w: Any) -> Any:
+        w = ops.convert_to_tensor(w)
+        # Not a product, which leaves -0.0 and turns infinity into NaN.
+        return ops.where(ops.convert_to_tensor(self._masks[name]), w, ops.zeros_like(w))
+
+    def _name_of(self, w: Any) -> str | None:
+        """Name of the weight that is being constrained; `None` if it has no mask.
+
+        The parts of an attention layer share one constraint, and are told apart by their path.
+        """
+        path = getattr(w, "path", None)
+        if path is None:
+            return next(iter(self._masks)) if len(self._masks) == 1 else None
+        return next((name for name in self._masks if f"/{path}".endswith(f"/{name}")), None)
+
+
+def _pack(mask: np.ndarray) -> dict:
+    bits = base64.b64encode(zlib.compress(np.packbits(mask).tobytes(), 6)).decode("ascii")
+    return {"shape": list(mask.shape), "bits": bits}
+
+
+def _unpack(packed: Mapping[str, Any]) -> np.ndarray:
+    shape = tuple(packed["shape"])
+    raw = zlib.decompress(base64.b64decode(packed["bits"]))
+    bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=int(np.prod(shape)))
+    return bits.astype(bool).reshape(shape)

@@ -1,0 +1,246 @@
+"""How much to cut: from unit scores to the units that stay.
+
+A criterion sees one `UnitScores` a kernel (or group of kernels that are cut together) and returns
+a boolean array for each, true where a unit stays. `progress` is the schedule's part of the way.
+"""
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from keras_hoyer import measures
+from keras_hoyer.patterns import NByM, Pattern
+
+
+@dataclass(frozen=True)
+class UnitScores:
+    """Scores of the units of one kernel.
+
+    Attributes:
+        name: The kernel's name, for messages.
+        values: Float32 array, at least 0; infinite where a unit must stay.
+        std: Standard deviation of the kernel's weights.
+    """
+
+    name: str
+    values: np.ndarray
+    std: float
+
+
+class Criterion:
+    """Base class of the criteria."""
+
+    def keep(self, units: Sequence[UnitScores], progress: float = 1.0) -> list[np.ndarray]:
+        """Returns a boolean array for each entry of `units`, true where a unit stays."""
+        raise NotImplementedError
+
+    def check(self, pattern: Pattern) -> None:
+        """Raises a `ValueError` if the criterion cannot be met with `pattern`."""
+
+
+class _LayerThreshold(Criterion):
+    """Cuts what scores below a threshold that is computed kernel by kernel."""
+
+    def threshold(self, units: UnitScores) -> float:
+        raise NotImplementedError
+
+    def keep(self, units: Sequence[UnitScores], progress: float = 1.0) -> list[np.ndarray]:
+        # Zeros go even below a threshold of zero, so that what was cut once stays cut.
+        return [
+            (entry.values >= np.float32(self.threshold(entry) * progress)) & (entry.values > 0)
+            for entry in units
+        ]
+
+
+@dataclass(frozen=True)
+class Threshold(_LayerThreshold):
+    """Cuts units whose root mean square (a weight's magnitude) is below a value.
+
+    Args:
+        value: Positive float, in the unit of the weights.
+
+    Raises:
+        ValueError: If `value` is not a positive finite number.
+
+    >>> units = UnitScores("kernel", np.array([0.1, 0.5, 2.0], "float32"), std=1.0)
+    >>> Threshold(0.5).keep([units])
+    [array([False,  True,  True])]
+    """
+
+    value: float
+
+    def __post_init__(self) -> None:
+        _check_positive("value", self.value)
+
+    def threshold(self, units: UnitScores) -> float:
+        """The value."""
+        return self.value
+
+
+@dataclass(frozen=True)
+class StdThreshold(_LayerThreshold):
+    """Cuts units whose root mean square is below `ratio` standard deviations of their kernel.
+
+    Source: the element-wise pruning of Yang, Wen and Li, "DeepHoyer" (ICLR 2020).
+
+    Args:
+        ratio: Positive float, without unit.
+
+    Raises:
+        ValueError: If `ratio` is not a positive finite number.
+
+    >>> units = UnitScores("kernel", np.array([0.1, 0.5, 2.0], "float32"), std=2.0)
+    >>> StdThreshold(0.2).keep([units])
+    [array([False,  True,  True])]
+    """
+
+    ratio: float
+
+    def __post_init__(self) -> None:
+        _check_positive("ratio", self.ratio)
+
+    def threshold(self, units: UnitScores) -> float:
+        """`ratio` standard deviations, zeros counted in."""
+        return self.ratio * units.std
+
+
+@dataclass(frozen=True)
+class HoyerThreshold(_LayerThreshold):
+    """Cuts units below `ratio` times the trimming threshold of their kernel.
+
+    The trimming threshold, `L2**2 / L1` of the units' scores, separates what Hoyer-Square shrinks
+    from what it lets grow; see `measures.trimming_threshold`.
+
+    Source: Yang, Wen and Li, "DeepHoyer" (ICLR 2020), section 3.1.
+
+    Args:
+        ratio: Positive float, without unit. Defaults to 1.
+
+    Raises:
+        ValueError: If `ratio` is not a positive finite number.
+
+    >>> units = UnitScores("kernel", np.array([1.0, 3.0], "float32"), std=1.0)
+    >>> HoyerThreshold().keep([units])  # the trimming threshold is 2.5
+    [array([False,  True])]
+    """
+
+    ratio: float = 1.0
+
+    def __post_init__(self) -> None:
+        _check_positive("ratio", self.ratio)
+
+    def threshold(self, units: UnitScores) -> float:
+        """`ratio` times the trimming threshold; units that must stay do not count."""
+        finite = units.values[np.isfinite(units.values)]
+        return self.ratio * measures.trimming_threshold(finite) if finite.size else 0.0
+
+
+@dataclass(frozen=True)
+class TargetSparsity(Criterion):
+    """Cuts the units of the smallest scores until a share of all units is zero.
+
+    Exactly `round(sparsity * units)` units are cut. Of units that score the same, those of earlier
+    layers and lower indices are cut first, so that a run can be repeated.
+
+    Args:
+        sparsity: Float in `[0, 1)`: share of the pattern's units (weights, blocks, channels).
+        scope: `"global"` compares the units of all layers, `"layer"` cuts the same share of each.
+            Defaults to `"global"`.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    >>> units = UnitScores("kernel", np.array([0.5, 0.1, 0.1, 0.7], "float32"), std=1.0)
+    >>> TargetSparsity(0.25).keep([units])
+    [array([ True, False,  True,  True])]
+    """
+
+    sparsity: float
+    scope: str = "global"
+
+    def __post_init__(self) -> None:
+        valid = isinstance(self.sparsity, (int, float, np.number))
+        if isinstance(self.sparsity, bool) or not valid or not 0 <= self.sparsity < 1:
+            raise ValueError(
+                "Invalid value for argument `sparsity`. Expected a number in [0, 1). "
+                f"Received: sparsity={self.sparsity!r}"
+            )
+        if self.scope not in ("global", "layer"):
+            raise ValueError(
+                'Invalid value for argument `scope`. Expected "global" or "layer". '
+                f"Received: scope={self.scope!r}"
+            )
+
+    def check(self, pattern: Pattern) -> None:
+        """Refuses an N:M pattern that leaves more weights than the target."""
+        if isinstance(pattern, NByM) and self.sparsity > pattern.max_sparsity + 1e-12:
+            raise ValueError(
+                f"Invalid value for argument `sparsity`. {pattern} cuts at most "
+                f"{pattern.max_sparsity:.4g} of the weights. Received: sparsity={self.sparsity}"
+            )
+
+    def keep(self, units: Sequence[UnitScores], progress: float = 1.0) -> list[np.ndarray]:
+        """Returns what stays when `progress` of the way to the target has been gone."""
+        scores = [entry.values for entry in units]
+        sparsity = self.sparsity * progress
+        if self.scope == "layer":
+            return [_keep_largest([values], sparsity)[0] for values in scores]
+        return _keep_largest(scores, sparsity)
+
+
+def _keep_largest(scores: Sequence[np.ndarray], sparsity: float) -> list[np.ndarray]:
+    count = round(sparsity * sum(values.size for values in scores))
+    if count == 0:
+        return [np.ones(values.shape, bool) for values in scores]
+    threshold, ties = _smallest(scores, count)
+    keep = []
+    for values in scores:
+        stay = values > threshold
+        if np.isfinite(threshold):
+            equal = np.flatnonzero(values == threshold)
+            stay.flat[equal[ties:]] = True
+            ties = max(0, ties - equal.size)
+        else:
+            stay = np.isinf(values)
+        keep.append(stay)
+    return keep
+
+
+def _smallest(scores: Sequence[np.ndarray], count: int) -> tuple[float, int]:
+    """Value of the `count`-th smallest score, and how many scores of that value are to go.
+
+    Without a copy of all scores: the bits of nonnegative floats sort like the floats, so a
+    histogram of their upper halves finds the few among which the value lies.
+    """
+    histogram = np.zeros(1 << 16, np.int64)
+    for values in scores:
+        bits = _upper_bits(values)
+        # In pieces, because `bincount` widens what it counts to 64 bits.
+        for start in range(0, bits.size, 1 << 22):
+            histogram += np.bincount(bits[start : start + (1 << 22)], minlength=1 << 16)
+    smaller = np.cumsum(histogram)
+    bucket = int(np.searchsorted(smaller, count))
+    below = int(smaller[bucket - 1]) if bucket else 0
+    candidates = np.concatenate(
+        [values.ravel()[_upper_bits(values) == bucket] for values in scores]
+    )
+    candidates.partition(count - below - 1)
+    threshold = candidates[count - below - 1]
+    below += int(np.count_nonzero(candidates < threshold))
+    return float(threshold), count - below
+
+
+def _upper_bits(values: np.ndarray) -> np.ndarray:
+    halves = np.ascontiguousarray(values, dtype="<f4").view("<u2")
+    return halves.reshape(-1, 2)[:, 1]
+
+
+def _check_positive(name: str, value: object) -> None:
+    valid = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not valid or not math.isfinite(value) or value <= 0:
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected a positive number. "
+            f"Received: {name}={value!r}"
+        )

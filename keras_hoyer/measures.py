@@ -1,0 +1,106 @@
+"""How sparse is an array: the formulas behind Hoyer's penalties, in float64 NumPy."""
+
+import math
+from typing import Any
+
+import keras
+import numpy as np
+
+
+def hoyer_sparsity(array: Any) -> float:
+    """Normalised Hoyer sparsity of an array.
+
+    `(sqrt(n) - L1 / L2) / (sqrt(n) - 1)` over the `n` entries: 0 when all magnitudes are equal,
+    1 when a single entry is not zero. It does not change with the scale of the array.
+
+    Sources: Hoyer, "Non-negative matrix factorization with sparseness constraints" (2004);
+    Hurley and Rickard, "Comparing measures of sparsity" (2009).
+
+    Args:
+        array: Array, tensor or variable of any shape and real dtype.
+
+    Returns:
+        A float in `[0, 1]`. An array that is all zero gives 1, an array of one entry 0.
+
+    Raises:
+        ValueError: If `array` is empty or holds values that are not finite.
+
+    >>> hoyer_sparsity([1.0, 1.0, 1.0, 1.0])
+    0.0
+    >>> hoyer_sparsity([0.0, 0.0, -3.0, 0.0])
+    1.0
+    """
+    count, total, squares = _sums(array)
+    if total == 0:
+        return 1.0
+    if count == 1:
+        return 0.0
+    root = math.sqrt(count)
+    return float(np.clip((root - total / math.sqrt(squares)) / (root - 1), 0.0, 1.0))
+
+
+def effective_count(array: Any) -> float:
+    """Effective number of nonzero entries: `L1**2 / L2**2`, the Hoyer-Square measure.
+
+    Source: Yang, Wen and Li, "DeepHoyer" (ICLR 2020), equation 2.
+
+    Args:
+        array: Array, tensor or variable of any shape and real dtype.
+
+    Returns:
+        A float between 1 and the number of entries; 0 for an array that is all zero.
+
+    Raises:
+        ValueError: If `array` is empty or holds values that are not finite.
+
+    >>> effective_count([2.0, -2.0, 0.0, 2.0])
+    3.0
+    """
+    _, total, squares = _sums(array)
+    return total**2 / squares if total else 0.0
+
+
+def trimming_threshold(array: Any) -> float:
+    """Magnitude below which Hoyer-Square shrinks an entry, and above which it lets it grow.
+
+    `L2**2 / L1`, the zero of the penalty's gradient; in the unit of the array's entries.
+
+    Source: Yang, Wen and Li, "DeepHoyer" (ICLR 2020), section 3.1.
+
+    Args:
+        array: Array, tensor or variable of any shape and real dtype.
+
+    Returns:
+        A float, at most the largest magnitude; 0 for an array that is all zero.
+
+    Raises:
+        ValueError: If `array` is empty or holds values that are not finite.
+
+    >>> trimming_threshold([3.0, -1.0])
+    2.5
+    """
+    _, total, squares = _sums(array)
+    return squares / total if total else 0.0
+
+
+def _sums(array: Any) -> tuple[int, float, float]:
+    """Number of entries, sum of magnitudes, sum of squares."""
+    tensor = keras.ops.is_tensor(array) or isinstance(array, keras.Variable)
+    values = np.ravel(keras.ops.convert_to_numpy(array) if tensor else array)
+    if values.size == 0:
+        raise ValueError(
+            "Invalid value for argument `array`. Expected at least one entry. Received: "
+            f"array={array!r}"
+        )
+    total = squares = 0.0
+    # In pieces, so that float64 takes no second copy of a large kernel.
+    for start in range(0, values.size, 1 << 20):
+        piece = np.abs(values[start : start + (1 << 20)].astype("float64"))
+        total += float(piece.sum())
+        squares += float(np.dot(piece, piece))
+    if not math.isfinite(total):
+        raise ValueError(
+            "Invalid value for argument `array`. Expected finite values. Received an array with "
+            "NaN or infinity."
+        )
+    return values.size, total, squares

@@ -1,0 +1,199 @@
+"""What is cut together: value objects that divide a kernel into units.
+
+A pattern turns a kernel into unit scores, and a decision about the units into a kernel mask. The
+score of a unit is the root mean square of its weights, so that one threshold means the same for
+every pattern.
+"""
+
+from dataclasses import dataclass
+
+import keras
+import numpy as np
+
+_serializable = keras.saving.register_keras_serializable(package="keras_hoyer")
+
+
+class Pattern:
+    """Base class of the patterns; all of them are immutable and comparable by value."""
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments as JSON values."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_config(cls, config: dict) -> "Pattern":
+        """Builds the pattern that `get_config` described."""
+        return cls(**config)
+
+
+class KernelPattern(Pattern):
+    """Base class of the patterns that divide each kernel by itself."""
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether a kernel of this shape divides into whole units."""
+        raise NotImplementedError
+
+    def scores(self, weights: np.ndarray) -> np.ndarray:
+        """Root mean square of each unit's weights, float32; infinite where a unit must stay."""
+        raise NotImplementedError
+
+    def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Turns a boolean per unit (shaped like `scores`) into a boolean per weight."""
+        raise NotImplementedError
+
+
+@_serializable
+@dataclass(frozen=True)
+class Unstructured(KernelPattern):
+    """Every weight is cut by itself.
+
+    >>> Unstructured().scores(np.array([[0.5, -2.0]], "float32"))
+    array([[0.5, 2. ]], dtype=float32)
+    """
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Always: a weight is a unit."""
+        return True
+
+    def scores(self, weights: np.ndarray) -> np.ndarray:
+        """Magnitudes."""
+        return np.abs(weights, dtype="float32")
+
+    def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The decision itself: a weight is a unit."""
+        return keep
+
+
+@_serializable
+@dataclass(frozen=True)
+class Block(KernelPattern):
+    """Blocks of weights are cut whole, along the last axes of the kernel.
+
+    `Block((4, 1))` is four inputs of one output: on a Dense kernel, what a sparse CPU kernel skips.
+
+    Args:
+        shape: Tuple of positive ints: the block's extent along the last `len(shape)` axes.
+
+    Raises:
+        ValueError: If `shape` is not a tuple of positive integers.
+
+    >>> Block((2, 1)).scores(np.array([[3.0, 1.0], [4.0, 1.0]], "float32"))
+    array([[3.535534, 1.      ]], dtype=float32)
+    """
+
+    shape: tuple[int, ...]
+
+    def __post_init__(self) -> None:
+        shape = self.shape
+        valid = isinstance(shape, (tuple, list)) and len(shape) > 0
+        if not (valid and all(_is_positive_int(extent) for extent in shape)):
+            raise ValueError(
+                "Invalid value for argument `shape`. Expected a tuple of positive integers, such "
+                f"as `(4, 1)`. Received: shape={shape!r}"
+            )
+        object.__setattr__(self, "shape", tuple(int(extent) for extent in shape))
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether every block extent divides its axis."""
+        last = shape[-len(self.shape) :]
+        return len(shape) >= len(self.shape) and all(
+            size % extent == 0 for size, extent in zip(last, self.shape, strict=True)
+        )
+
+    def split_shape(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shape that separates blocks from their insides, and the axes of the insides.
+
+        >>> Block((4, 1)).split_shape((8, 3))
+        ((2, 4, 3, 1), (1, 3))
+        """
+        lead = len(shape) - len(self.shape)
+        split = list(shape[:lead])
+        for size, extent in zip(shape[lead:], self.shape, strict=True):
+            split += [size // extent, extent]
+        return tuple(split), tuple(range(lead + 1, len(split), 2))
+
+    def scores(self, weights: np.ndarray) -> np.ndarray:
+        """Root mean square of each block; the last axes count blocks."""
+        split, inner = self.split_shape(weights.shape)
+        squares = np.square(weights.reshape(split), dtype="float32")
+        return np.sqrt(squares.mean(axis=inner))
+
+    def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """Every weight of a block takes the block's decision."""
+        split, inner = self.split_shape(shape)
+        return np.broadcast_to(np.expand_dims(keep, inner), split).reshape(shape)
+
+
+@_serializable
+@dataclass(frozen=True)
+class NByM(KernelPattern):
+    """At most `n` nonzero weights among every `m` that follow each other along an axis.
+
+    The `n` largest of each `m` are never cut; the units are the others, so
+    `TargetSparsity(1 - n / m)` gives the full pattern and lower targets a part of the way to it.
+
+    Args:
+        n: Positive int: weights that stay.
+        m: Int larger than `n`: weights of a group.
+        axis: Int, the kernel's axis along which groups lie. Defaults to -2, the inputs of a
+            Dense or Conv kernel.
+
+    Raises:
+        ValueError: If not `0 < n < m`, or if `axis` is not an integer.
+
+    >>> NByM(2, 4, axis=-1).scores(np.array([1.0, -4.0, 3.0, 2.0], "float32"))
+    array([ 1., inf, inf,  2.], dtype=float32)
+    """
+
+    n: int
+    m: int
+    axis: int = -2
+
+    @property
+    def max_sparsity(self) -> float:
+        """Share of the weights that is zero when the pattern is complete."""
+        return 1 - self.n / self.m
+
+    def __post_init__(self) -> None:
+        if not (_is_positive_int(self.n) and _is_positive_int(self.m) and self.n < self.m):
+            raise ValueError(
+                "Invalid value for arguments `n`, `m`. Expected integers with 0 < n < m. "
+                f"Received: n={self.n!r}, m={self.m!r}"
+            )
+        if isinstance(self.axis, bool) or not isinstance(self.axis, (int, np.integer)):
+            raise ValueError(
+                "Invalid value for argument `axis`. Expected an integer. "
+                f"Received: axis={self.axis!r}"
+            )
+
+    def fits(self, shape: tuple[int, ...]) -> bool:
+        """Whether `m` divides the axis."""
+        return -len(shape) <= self.axis < len(shape) and shape[self.axis] % self.m == 0
+
+    def scores(self, weights: np.ndarray) -> np.ndarray:
+        """Magnitudes, infinite for the `n` largest of each group; the first wins a tie."""
+        moved = np.moveaxis(np.abs(weights, dtype="float32"), self.axis, -1)
+        groups = moved.reshape(*moved.shape[:-1], -1, self.m)
+        # A stable sort of the negated magnitudes makes ties deterministic.
+        largest = np.argsort(-groups, axis=-1, kind="stable")[..., : self.n]
+        scores = groups.copy()
+        np.put_along_axis(scores, largest, np.inf, axis=-1)
+        return np.ascontiguousarray(np.moveaxis(scores.reshape(moved.shape), -1, self.axis))
+
+    def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+        """The decision itself: scores have the kernel's shape."""
+        return keep
+
+
+def check_pattern(pattern: Pattern) -> None:
+    """Raises a `ValueError` that lists the patterns, if `pattern` is none of them."""
+    if not isinstance(pattern, Pattern):
+        raise ValueError(
+            "Invalid value for argument `pattern`. Expected a pattern of `keras_hoyer.patterns`: "
+            "`Unstructured()`, `Block(shape)` or `NByM(n, m, axis)`. "
+            f"Received: pattern={pattern!r}"
+        )
+
+
+def _is_positive_int(value: object) -> bool:
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0

@@ -1,0 +1,442 @@
+"""The penalties: ordinary Keras regularizers, computed in float32, with their own gradients.
+
+A penalty written as a plain expression makes an automatic gradient of many passes over the kernel
+and NaN at zero. Here every penalty is two sums `S` (of magnitudes, or of the groups' L2 norms) and
+`Q` (of squares), and its gradient one expression in them.
+"""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_hoyer.patterns import Block, Pattern
+
+_serializable = keras.saving.register_keras_serializable(package="keras_hoyer")
+
+# Sums of squares below the smallest normal float32 hold no digits: such a kernel counts as zero.
+_TINY = float(np.finfo("float32").tiny)
+
+# A fused gradient must be worth the tenth of a second that compiling it takes.
+_FUSED_SIZE = 1 << 20
+
+
+class Penalty(keras.regularizers.Regularizer):
+    """Base class of the penalties: a factor times a measure of the kernel.
+
+    Args:
+        factor: Float, 0 or more: what the measure is multiplied with.
+
+    Raises:
+        ValueError: If `factor` is negative, not finite or not a number.
+    """
+
+    def __init__(self, factor: float) -> None:
+        self.factor = _checked_number("factor", factor, positive=False)
+
+    def measure(self, x: Any) -> Any:
+        """The penalty for `factor=1`: a scalar tensor, float32 (float64 for a float64 kernel)."""
+        raise NotImplementedError
+
+    def __call__(self, x: Any) -> Any:
+        """Returns the penalty of a kernel, a scalar tensor."""
+        return self.factor * self.measure(ops.convert_to_tensor(x))
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments as JSON values."""
+        return {"factor": self.factor}
+
+    def __repr__(self) -> str:
+        arguments = ", ".join(f"{key}={value!r}" for key, value in vars(self).items())
+        return f"{type(self).__name__}({arguments})"
+
+
+@_serializable
+class Hoyer(Penalty):
+    """Hoyer penalty `factor * L1 / L2`.
+
+    It asks for few large weights, whatever their scale: between 1 (a single weight is not zero)
+    and the square root of the number of weights.
+
+    Source: Hoyer, "Non-negative matrix factorization with sparseness constraints" (2004); Yang,
+    Wen and Li, "DeepHoyer" (ICLR 2020), equation 1.
+
+    Args:
+        factor: Float, 0 or more. Defaults to 1e-4.
+
+    Raises:
+        ValueError: If `factor` is negative, not finite or not a number.
+
+    >>> round(float(Hoyer(1.0)(np.array([[3.0, 0.0], [0.0, -4.0]], "float32"))), 6)
+    1.4
+    """
+
+    def __init__(self, factor: float = 1e-4) -> None:
+        super().__init__(factor)
+
+    def measure(self, x: Any) -> Any:
+        """`L1 / L2`; 0 for a kernel that is all zero."""
+        return _norm_ratio(x, power=1)
+
+
+@_serializable
+class HoyerSquare(Penalty):
+    """Hoyer-Square penalty `factor * L1**2 / L2**2`, the effective number of nonzero weights.
+
+    Its gradient is orthogonal to the kernel: weights below the trimming threshold `L2**2 / L1`
+    shrink, those above grow, and the kernel's norm stays.
+
+    Source: Yang, Wen and Li, "DeepHoyer" (ICLR 2020), equation 2.
+
+    Args:
+        factor: Float, 0 or more. Defaults to 1e-4.
+
+    Raises:
+        ValueError: If `factor` is negative, not finite or not a number.
+
+    >>> round(float(HoyerSquare(1.0)(np.array([2.0, -2.0, 0.0, 2.0], "float32"))), 6)
+    3.0
+    >>> layer = keras.layers.Dense(10, kernel_regularizer=HoyerSquare(1e-4))
+    """
+
+    def __init__(self, factor: float = 1e-4) -> None:
+        super().__init__(factor)
+
+    def measure(self, x: Any) -> Any:
+        """`L1**2 / L2**2`; 0 for a kernel that is all zero."""
+        return _norm_ratio(x, power=2)
+
+
+@_serializable
+class TransformedL1(Penalty):
+    """Transformed L1 penalty `factor * sum((a + 1) |w| / (a + |w|))`.
+
+    Near 0 it tends to the number of nonzero weights, for a large `a` to L1. It depends on the
+    weights' scale.
+
+    Source: Zhang and Xin, "Minimization of transformed L1 penalty" (2018); a baseline of DeepHoyer.
+
+    Args:
+        factor: Float, 0 or more. Defaults to 1e-4.
+        a: Positive float, in the unit of the weights. Defaults to 1.
+
+    Raises:
+        ValueError: If an argument is out of its range or not a number.
+
+    >>> round(float(TransformedL1(1.0, a=1.0)(np.array([1.0, -3.0, 0.0], "float32"))), 6)
+    2.5
+    """
+
+    def __init__(self, factor: float = 1e-4, a: float = 1.0) -> None:
+        super().__init__(factor)
+        self.a = _checked_number("a", a, positive=True)
+
+    def measure(self, x: Any) -> Any:
+        """`sum((a + 1) |w| / (a + |w|))`."""
+        magnitudes = ops.abs(ops.cast(x, _compute_dtype(x)))
+        return ops.sum((self.a + 1) * magnitudes / (self.a + magnitudes))
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments as JSON values."""
+        return {**super().get_config(), "a": self.a}
+
+
+class GroupPenalty(Penalty):
+    """Base class of the penalties over the L2 norms of groups of weights.
+
+    Args:
+        factor: Float, 0 or more.
+        axis: Int or tuple of ints. Each named axis numbers groups, a group being all weights that
+            share that index; the penalties of several axes add.
+        pattern: `patterns.Block` instead of an axis: the groups are the blocks.
+
+    Raises:
+        ValueError: If an argument is out of its range; at the first call, if the kernel has no
+            such axis or does not divide into the blocks.
+    """
+
+    def __init__(
+        self, factor: float, axis: int | tuple[int, ...] = -1, pattern: Pattern | None = None
+    ) -> None:
+        super().__init__(factor)
+        self.axis = _checked_axis(axis)
+        if isinstance(pattern, dict):
+            pattern = keras.saving.deserialize_keras_object(pattern)
+        if pattern is not None and not isinstance(pattern, Block):
+            raise ValueError(
+                "Invalid value for argument `pattern`. Expected `None` or a `patterns.Block`: "
+                "other patterns have no groups to take norms of. "
+                f"Received: pattern={pattern!r}"
+            )
+        self.pattern = pattern
+
+    def spans(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
+        """Shape to give a kernel, and the axes of it that each kind of group spans.
+
+        Raises:
+            ValueError: If a kernel of this shape has no such axis or does not divide into blocks.
+        """
+        if self.pattern is not None:
+            if not self.pattern.fits(shape):
+                raise ValueError(
+                    f"{self.pattern} does not divide a kernel of shape {shape}. Leave its layer "
+                    "out with `regularize(model, regularizer, layers=...)`, or choose another "
+                    "block."
+                )
+            split, inner = self.pattern.split_shape(shape)
+            return split, [inner]
+        axes = (self.axis,) if isinstance(self.axis, int) else self.axis
+        rank = len(shape)
+        for axis in axes:
+            if not -rank <= axis < rank:
+                raise ValueError(
+                    f"Invalid value for argument `axis`. Expected axes between {-rank} and "
+                    f"{rank - 1} for a kernel of shape {shape}. Received: axis={self.axis}"
+                )
+        numbered = [axis % rank for axis in axes]
+        if len(set(numbered)) < len(numbered):
+            raise ValueError(
+                "Invalid value for argument `axis`. Expected each axis once. Received: "
+                f"axis={self.axis} for a kernel of shape {shape}"
+            )
+        return shape, [tuple(i for i in range(rank) if i != axis) for axis in numbered]
+
+    def get_config(self) -> dict:
+        """Returns the constructor's arguments as JSON values."""
+        pattern = keras.saving.serialize_keras_object(self.pattern) if self.pattern else None
+        return {**super().get_config(), "axis": self.axis, "pattern": pattern}
+
+
+@_serializable
+class GroupHoyer(GroupPenalty):
+    """Hoyer penalty over the groups' L2 norms: `factor * sum(norms) / sqrt(sum(norms**2))`.
+
+    Source: Yang, Wen and Li, "DeepHoyer" (ICLR 2020), section 3.2.
+
+    Args:
+        factor: Float, 0 or more. Defaults to 1e-4.
+        axis: Int or tuple of ints: the axes that number groups. Defaults to -1, the output
+            channels of a Dense or Conv kernel; `(-2, -1)` adds the input channels.
+        pattern: `patterns.Block` instead of an axis: the groups are the blocks.
+
+    Raises:
+        ValueError: If an argument is out of its range; at the first call, if the kernel has no
+            such axis or does not divide into the blocks.
+
+    >>> kernel = np.array([[3.0, 0.0], [4.0, 0.0]], "float32")
+    >>> round(float(GroupHoyer(1.0)(kernel)), 6)  # the norms are 5 and 0
+    1.0
+    """
+
+    def __init__(
+        self,
+        factor: float = 1e-4,
+        axis: int | tuple[int, ...] = -1,
+        pattern: Pattern | None = None,
+    ) -> None:
+        super().__init__(factor, axis, pattern)
+
+    def measure(self, x: Any) -> Any:
+        """`sum(norms) / sqrt(sum(norms**2))`, added over the axes."""
+        return _group_measure(x, *self.spans(tuple(x.shape)), functools.partial(_ratio, power=1))
+
+
+@_serializable
+class GroupHoyerSquare(GroupPenalty):
+    """Hoyer-Square penalty over the groups' L2 norms: `factor * sum(norms)**2 / sum(norms**2)`.
+
+    The effective number of groups that are not zero. `axis=(-2, -1)` on a Dense or Conv kernel is
+    the paper's penalty over input channels plus filters.
+
+    Source: Yang, Wen and Li, "DeepHoyer" (ICLR 2020), equation 4.
+
+    Args:
+        factor: Float, 0 or more. Defaults to 1e-4.
+        axis: Int or tuple of ints: the axes that number groups. Defaults to -1, the output
+            channels of a Dense or Conv kernel; `(-2, -1)` adds the input channels.
+        pattern: `patterns.Block` instead of an axis: the groups are the blocks.
+
+    Raises:
+        ValueError: If an argument is out of its range; at the first call, if the kernel has no
+            such axis or does not divide into the blocks.
+
+    >>> kernel = np.array([[3.0, 0.0], [4.0, 5.0]], "float32")
+    >>> round(float(GroupHoyerSquare(1.0)(kernel)), 6)  # two norms of 5
+    2.0
+    """
+
+    def __init__(
+        self,
+        factor: float = 1e-4,
+        axis: int | tuple[int, ...] = -1,
+        pattern: Pattern | None = None,
+    ) -> None:
+        super().__init__(factor, axis, pattern)
+
+    def measure(self, x: Any) -> Any:
+        """`sum(norms)**2 / sum(norms**2)`, added over the axes."""
+        return _group_measure(x, *self.spans(tuple(x.shape)), functools.partial(_ratio, power=2))
+
+
+@_serializable
+class GroupLasso(GroupPenalty):
+    """Group lasso `factor * sum(norms)` over the groups' L2 norms, as the paper compares with.
+
+    Source: Wen et al., "Learning structured sparsity in deep neural networks" (2016); a baseline of
+    DeepHoyer.
+
+    Args:
+        factor: Float, 0 or more. Defaults to 1e-4.
+        axis: Int or tuple of ints: the axes that number groups. Defaults to -1, the output
+            channels of a Dense or Conv kernel; `(-2, -1)` adds the input channels.
+        pattern: `patterns.Block` instead of an axis: the groups are the blocks.
+
+    Raises:
+        ValueError: If an argument is out of its range; at the first call, if the kernel has no
+            such axis or does not divide into the blocks.
+
+    >>> kernel = np.array([[3.0, 0.0], [4.0, 5.0]], "float32")
+    >>> round(float(GroupLasso(1.0)(kernel)), 6)
+    10.0
+    """
+
+    def __init__(
+        self,
+        factor: float = 1e-4,
+        axis: int | tuple[int, ...] = -1,
+        pattern: Pattern | None = None,
+    ) -> None:
+        super().__init__(factor, axis, pattern)
+
+    def measure(self, x: Any) -> Any:
+        """`sum(norms)`, added over the axes."""
+        return _group_measure(x, *self.spans(tuple(x.shape)), _sum_of_norms)
+
+
+def _compute_dtype(x: Any) -> str:
+    # Half precision overflows in the sum of squares.
+    dtype = keras.backend.standardize_dtype(x.dtype)
+    return dtype if dtype == "float64" else "float32"
+
+
+def _ratio(total: Any, squares: Any, power: int) -> tuple[Any, Any, Any]:
+    """Value `(S / sqrt(Q))**power`, and `a`, `c` of its gradient `a * (dS - c * w)`."""
+    alive = squares > _TINY
+    squares = ops.where(alive, squares, ops.ones_like(squares))
+    total = ops.where(alive, total, ops.zeros_like(total))
+    ratio = total / ops.sqrt(squares)
+    value = ratio if power == 1 else ratio * ratio
+    slope = power * value / ops.where(alive, total, ops.ones_like(total))
+    return value, slope, total / squares
+
+
+def _sum_of_norms(total: Any, squares: Any) -> tuple[Any, Any, Any]:
+    return total, ops.ones_like(total), ops.zeros_like(total)
+
+
+def _norm_ratio(x: Any, power: int) -> Any:
+    dtype = _compute_dtype(x)
+
+    @ops.custom_gradient
+    def measure(x: Any) -> tuple[Any, Callable]:
+        weights = ops.cast(x, dtype)
+        total = ops.sum(ops.abs(weights))
+        value, slope, pull = _ratio(total, _sum_of_squares(weights), power)
+
+        def gradient(*args: Any, upstream: Any = None) -> Any:
+            upstream = args[0] if upstream is None else upstream
+            return _cast_finite(_signed_gradient(weights, upstream * slope, pull), x.dtype)
+
+        return value, gradient
+
+    return measure(x)
+
+
+def _group_measure(
+    x: Any, shape: tuple[int, ...], spans: list[tuple[int, ...]], profile: Callable
+) -> Any:
+    dtype = _compute_dtype(x)
+
+    @ops.custom_gradient
+    def measure(x: Any) -> tuple[Any, Callable]:
+        weights = ops.cast(x, dtype)
+        squares = ops.square(weights)
+        value, slopes = 0.0, []
+        for span in spans:
+            sums = ops.sum(squares, axis=span, keepdims=True) if span else squares
+            alive = sums > _TINY
+            norms = ops.where(alive, ops.sqrt(sums), ops.zeros_like(sums))
+            inverse = ops.where(alive, 1 / ops.where(alive, norms, 1.0), ops.zeros_like(sums))
+            part, slope, pull = profile(ops.sum(norms), ops.sum(sums))
+            value = value + part
+            slopes.append(slope * (inverse - pull))
+
+        def gradient(*args: Any, upstream: Any = None) -> Any:
+            upstream = args[0] if upstream is None else upstream
+            scale = functools.reduce(ops.add, [upstream * slope for slope in slopes])
+            return _cast_finite(weights * scale, x.dtype)
+
+        return value, gradient
+
+    return measure(ops.reshape(x, shape))
+
+
+def _sum_of_squares(weights: Any) -> Any:
+    if keras.backend.backend() == "tensorflow":
+        import tensorflow as tf  # noqa: PLC0415  (only where it is the backend)
+
+        # One pass, where a square and a sum are two with a temporary.
+        return 2 * tf.nn.l2_loss(weights)
+    return ops.sum(ops.square(weights))
+
+
+def _signed_gradient(weights: Any, slope: Any, pull: Any) -> Any:
+    if keras.backend.backend() == "tensorflow" and math.prod(weights.shape) >= _FUSED_SIZE:
+        return _fused_signed_gradient()(weights, slope, pull)
+    return slope * (ops.sign(weights) - pull * weights)
+
+
+@functools.cache
+def _fused_signed_gradient() -> Callable:
+    import tensorflow as tf  # noqa: PLC0415  (only where it is the backend)
+
+    # TensorFlow runs each operation as a pass over memory of its own; XLA makes them one.
+    @tf.function(jit_compile=True, reduce_retracing=True)
+    def gradient(weights: Any, slope: Any, pull: Any) -> Any:
+        return slope * (tf.sign(weights) - pull * weights)
+
+    return gradient
+
+
+def _cast_finite(gradient: Any, dtype: Any) -> Any:
+    # The gradient of a scale-invariant measure grows as weights shrink, beyond what float16 holds.
+    dtype = keras.backend.standardize_dtype(dtype)
+    if dtype == "float16":
+        limit = float(np.finfo("float16").max)
+        gradient = ops.clip(gradient, -limit, limit)
+    return ops.cast(gradient, dtype)
+
+
+def _checked_number(name: str, value: Any, positive: bool) -> float:
+    valid = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not valid or not math.isfinite(value) or value < 0 or (positive and value == 0):
+        expected = "a positive number" if positive else "a number, 0 or more"
+        raise ValueError(
+            f"Invalid value for argument `{name}`. Expected {expected}. Received: {name}={value!r}"
+        )
+    return float(value)
+
+
+def _checked_axis(axis: Any) -> int | tuple[int, ...]:
+    axes = tuple(axis) if isinstance(axis, (tuple, list)) else (axis,)
+    valid = all(isinstance(a, (int, np.integer)) and not isinstance(a, bool) for a in axes)
+    if not axes or not valid or len(set(axes)) < len(axes):
+        raise ValueError(
+            "Invalid value for argument `axis`. Expected an integer, or a tuple of different "
+            f"integers. Received: axis={axis!r}"
+        )
+    return tuple(int(a) for a in axes) if isinstance(axis, (tuple, list)) else int(axis)

@@ -1,0 +1,141 @@
+"""What is left of a model: counts, measures and zero channels, as data and as a table."""
+
+from dataclasses import asdict, dataclass
+
+import keras
+import numpy as np
+
+from keras_hoyer import measures
+from keras_hoyer.weights import LayerSelection, Weight, find_kernels
+
+
+@dataclass(frozen=True)
+class KernelReport:
+    """One kernel.
+
+    Attributes:
+        name: Layer and weight, such as `"dense/kernel"`.
+        shape: Shape of the kernel.
+        total: Number of weights.
+        nonzero: Number of weights that are not zero.
+        sparsity: Share of the weights that is zero.
+        hoyer: Normalised Hoyer sparsity, see `measures.hoyer_sparsity`.
+        effective: Effective number of nonzero weights, see `measures.effective_count`.
+        channels: Number of output channels.
+        zero_channels: Number of output channels whose weights are all zero.
+    """
+
+    name: str
+    shape: tuple[int, ...]
+    total: int
+    nonzero: int
+    sparsity: float
+    hoyer: float
+    effective: float
+    channels: int
+    zero_channels: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What is left of a model's kernels; `str()` gives a table, `to_dict()` JSON values.
+
+    Attributes:
+        total: Number of weights in the kernels; biases and normalisation do not count.
+        nonzero: Number of weights that are not zero.
+        sparsity: Share of the weights that is zero.
+        layers: A `KernelReport` for each kernel.
+    """
+
+    total: int
+    nonzero: int
+    sparsity: float
+    layers: tuple[KernelReport, ...]
+
+    def to_dict(self) -> dict:
+        """Returns the report as a dictionary of JSON values."""
+        return asdict(self)
+
+    def __str__(self) -> str:
+        header = ("kernel", "shape", "weights", "nonzero", "sparsity", "Hoyer", "effective")
+        rows = [(*header, "zero channels")]
+        rows += [
+            (
+                layer.name,
+                " x ".join(map(str, layer.shape)),
+                f"{layer.total:,}",
+                f"{layer.nonzero:,}",
+                f"{layer.sparsity:.2%}",
+                f"{layer.hoyer:.3f}",
+                f"{layer.effective:,.0f}",
+                f"{layer.zero_channels:,} of {layer.channels:,}",
+            )
+            for layer in self.layers
+        ]
+        total = ("total", "", f"{self.total:,}", f"{self.nonzero:,}", f"{self.sparsity:.2%}")
+        rows.append((*total, "", "", ""))
+        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+        lines = [
+            "  ".join(
+                # Names and shapes read from the left, figures from the right.
+                cell.ljust(width) if column < 2 else cell.rjust(width)
+                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+            ).rstrip()
+            for row in rows
+        ]
+        rule = "-" * max(map(len, lines))
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+
+
+def report(model: keras.Model, layers: LayerSelection = None) -> Report:
+    """Says what is left of a model's kernels.
+
+    Args:
+        model: A built Keras model.
+        layers: List of layer names, or a function from a layer to a bool. Defaults to `None`: all
+            dense, convolutional, recurrent and attention layers.
+
+    Returns:
+        A `Report`: `total`, `nonzero`, `sparsity`, `layers`. Print it for a table.
+
+    Raises:
+        ValueError: If the model is not built or a layer name does not exist.
+
+    >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")])
+    >>> model.set_weights([np.array([[1, 0], [2, 0], [0, 0]]), np.zeros(2)])
+    >>> print(report(model))
+    kernel      shape  weights  nonzero  sparsity  Hoyer  effective  zero channels
+    ------------------------------------------------------------------------------
+    out/kernel  3 x 2        6        2    66.67%  0.764          2         1 of 2
+    ------------------------------------------------------------------------------
+    total                    6        2    66.67%
+    """
+    kernels = tuple(_describe(kernel) for kernel in find_kernels(model, layers))
+    total = sum(kernel.total for kernel in kernels)
+    nonzero = sum(kernel.nonzero for kernel in kernels)
+    sparsity = 1 - nonzero / total if total else 0.0
+    return Report(total, nonzero, sparsity, kernels)
+
+
+def count_nonzero(kernel: Weight) -> int:
+    """Number of weights of a kernel that are not zero."""
+    return int(np.count_nonzero(keras.ops.convert_to_numpy(kernel.variable)))
+
+
+def _describe(kernel: Weight) -> KernelReport:
+    weights = keras.ops.convert_to_numpy(kernel.variable)
+    axes = kernel.output_axes
+    others = tuple(axis for axis in range(weights.ndim) if axis not in axes)
+    alive = np.any(weights != 0, axis=others)
+    nonzero = int(np.count_nonzero(weights))
+    return KernelReport(
+        name=kernel.path,
+        shape=kernel.shape,
+        total=weights.size,
+        nonzero=nonzero,
+        sparsity=1 - nonzero / weights.size,
+        hoyer=measures.hoyer_sparsity(weights),
+        effective=measures.effective_count(weights),
+        channels=alive.size,
+        zero_channels=int(alive.size - np.count_nonzero(alive)),
+    )

@@ -1,0 +1,254 @@
+"""Which weights of a model are kernels, and where Keras keeps their regularizer and constraint.
+
+Keras stores a weight's regularizer and constraint twice: on the variable, where they act, and as an
+attribute of the layer (`kernel_regularizer`), from which the layer's config is saved. Composite
+layers, such as `MultiHeadAttention`, keep it once more for all their parts.
+"""
+
+import difflib
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import keras
+
+LayerSelection = Sequence[str] | Callable[[keras.Layer], bool] | None
+
+# Names of variables, and the prefixes of the attributes that layers give them.
+_KERNEL_PREFIXES = {
+    "kernel": ("kernel", "depthwise"),
+    "depthwise_kernel": ("depthwise",),
+    "pointwise_kernel": ("pointwise",),
+    "recurrent_kernel": ("recurrent",),
+}
+_OTHER_PREFIXES = {
+    "embeddings": ("embeddings",),
+    "bias": ("bias",),
+    "beta": ("beta",),
+    "gamma": ("gamma",),
+    "alpha": ("alpha",),
+}
+# Layers that build their parts from their own config: a user names and sees only the whole.
+_COMPOSITES = (
+    keras.layers.MultiHeadAttention,
+    keras.layers.GroupQueryAttention,
+    keras.layers.RNN,
+)
+
+
+@dataclass(frozen=True, eq=False)
+class Weight:
+    """A weight that can carry a regularizer and a constraint.
+
+    Attributes:
+        layer: The layer that a user sees: the attention or recurrent layer, not its parts.
+        variable: The `keras.Variable`.
+        name: Path within the layer, such as `"kernel"` or `"query/kernel"`.
+        carriers: Pairs of an object and an attribute prefix, outermost first, that keep the
+            regularizer and the constraint for the config.
+        ancestors: Names of the models and layers that contain the weight.
+        is_kernel: Whether penalties and cuts concern it by default.
+    """
+
+    layer: keras.Layer
+    variable: keras.Variable
+    name: str
+    carriers: tuple[tuple[keras.Layer, str], ...]
+    ancestors: tuple[str, ...]
+    is_kernel: bool
+
+    @property
+    def path(self) -> str:
+        """Layer and weight name, for reports and messages."""
+        return f"{self.layer.name}/{self.name}"
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the variable."""
+        return tuple(self.variable.shape)
+
+    @property
+    def output_axes(self) -> tuple[int, ...]:
+        """Axes of the kernel that number output channels."""
+        owner, prefix = self.carriers[-1]
+        rank = len(self.shape)
+        if prefix == "depthwise":
+            return (rank - 2, rank - 1)
+        if isinstance(owner, keras.layers.EinsumDense):
+            _, kernel, output = owner.equation.replace("->", ",").replace(" ", "").split(",")
+            inputs = owner.equation.split(",")[0]
+            axes = (i for i, axis in enumerate(kernel) if axis in output and axis not in inputs)
+            return tuple(axes) or (rank - 1,)
+        transposed = (
+            keras.layers.Conv1DTranspose,
+            keras.layers.Conv2DTranspose,
+            keras.layers.Conv3DTranspose,
+        )
+        return (rank - 2,) if isinstance(owner, transposed) else (rank - 1,)
+
+    def get(self, kind: str) -> object:
+        """The variable's `"regularizer"` or `"constraint"`."""
+        return getattr(self.variable, kind)
+
+    def set(self, kind: str, value: object) -> None:
+        """Sets the `"regularizer"` or `"constraint"`, where it acts and where it is saved."""
+        setattr(self.variable, kind, value)
+        for carrier, prefix in self.carriers:
+            setattr(carrier, f"{prefix}_{kind}", value)
+
+
+def find_weights(model: keras.Model) -> list[Weight]:
+    """Finds every weight of a model that can carry a regularizer and a constraint, each once.
+
+    Raises:
+        ValueError: If the model is not built.
+    """
+    _check_built(model)
+    return list(_walk(model, (), (), set(), set()))
+
+
+def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weight]:
+    """Finds the kernels that penalties and cuts concern.
+
+    By default these are the kernels of dense, convolutional, recurrent and attention layers.
+
+    Args:
+        model: A built Keras model.
+        layers: List of layer names (a nested model's name stands for all its layers), or a
+            function from a layer to a bool. Only so are embeddings chosen.
+
+    Returns:
+        A list of `Weight`, in the order of the model's layers.
+
+    Raises:
+        ValueError: If the model is not built, or a name does not exist or chooses nothing.
+    """
+    weights = [weight for weight in find_weights(model) if _is_prunable(weight)]
+    if layers is None:
+        _warn_of_unknown_layers(model)
+        return [weight for weight in weights if weight.is_kernel]
+    if callable(layers):
+        return [weight for weight in weights if layers(weight.layer)]
+    if isinstance(layers, str) or not all(isinstance(name, str) for name in layers):
+        raise ValueError(
+            "Invalid value for argument `layers`. Expected a list of layer names or a function "
+            f"from a layer to a bool. Received: layers={layers!r}"
+        )
+    _check_names(model, weights, layers)
+    return [weight for weight in weights if not set(layers).isdisjoint(weight.ancestors)]
+
+
+def refresh_compiled(model: keras.Model) -> None:
+    """Makes a compiled model trace its steps again, with what its weights now carry."""
+    for step in ("train", "test"):
+        if getattr(model, f"{step}_function", None) is not None:
+            getattr(model, f"make_{step}_function")(force=True)
+
+
+def _walk(
+    layer: keras.Layer,
+    ancestors: tuple[str, ...],
+    composites: tuple[keras.Layer, ...],
+    seen_layers: set[int],
+    seen_variables: set[int],
+) -> Iterator[Weight]:
+    if id(layer) in seen_layers:
+        return
+    seen_layers.add(id(layer))
+    ancestors = (*ancestors, layer.name)
+    for variable in _own_variables(layer):
+        prefix = _prefix(layer, variable.name)
+        if prefix is None or id(variable) in seen_variables:
+            continue
+        seen_variables.add(id(variable))
+        visible = composites[0] if composites else layer
+        inside = [] if layer in (visible, getattr(visible, "cell", None)) else [layer.name]
+        outer = _composite_carrier(visible, prefix) if visible is not layer else ()
+        yield Weight(
+            layer=visible,
+            variable=variable,
+            name="/".join([*inside, variable.name]),
+            carriers=(*outer, (layer, prefix)),
+            ancestors=ancestors,
+            is_kernel=variable.name in _KERNEL_PREFIXES,
+        )
+    if isinstance(layer, _COMPOSITES):
+        composites = (*composites, layer)
+    for child in layer._layers:
+        yield from _walk(child, ancestors, composites, seen_layers, seen_variables)
+
+
+def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
+    return [
+        variable
+        for variable in (*layer._trainable_variables, *layer._non_trainable_variables)
+        if keras.backend.is_float_dtype(variable.dtype)
+    ]
+
+
+def _prefix(layer: keras.Layer, name: str) -> str | None:
+    for prefix in {**_KERNEL_PREFIXES, **_OTHER_PREFIXES}.get(name, ()):
+        if hasattr(layer, f"{prefix}_constraint"):
+            return prefix
+    return None
+
+
+def _composite_carrier(layer: keras.Layer, prefix: str) -> tuple[tuple[keras.Layer, str], ...]:
+    # Recurrent layers read these attributes from their cell.
+    if isinstance(layer, keras.layers.RNN):
+        return ()
+    private = f"_{prefix}"
+    return ((layer, private if hasattr(layer, f"{private}_constraint") else prefix),)
+
+
+def _is_prunable(weight: Weight) -> bool:
+    return weight.is_kernel or weight.name == "embeddings"
+
+
+def _check_built(model: keras.Model) -> None:
+    if not isinstance(model, keras.Layer):
+        raise ValueError(
+            f"Invalid value for argument `model`. Expected a Keras model. Received: model={model!r}"
+        )
+    if not model.built or any(not layer.built for layer in getattr(model, "layers", ())):
+        raise ValueError(
+            f"Model '{model.name}' is not built, so it has no weights yet. Give it an `Input`, or "
+            "call it once on a batch of data, before this call."
+        )
+
+
+def _check_names(model: keras.Model, weights: list[Weight], names: Sequence[str]) -> None:
+    prunable = {name for weight in weights for name in weight.ancestors}
+    existing = {layer.name for layer in model._flatten_layers()}
+    for name in names:
+        if name in prunable:
+            continue
+        if name in existing:
+            raise ValueError(f"Layer '{name}' has no kernel that could be pruned or penalized.")
+        near = difflib.get_close_matches(name, sorted(existing), n=3, cutoff=0.4)
+        hint = f" Near ones: {', '.join(near)}." if near else ""
+        raise ValueError(
+            f"Invalid value for argument `layers`. Model '{model.name}' has no layer named "
+            f"'{name}'.{hint}"
+        )
+
+
+def _warn_of_unknown_layers(model: keras.Model) -> None:
+    unknown = sorted(
+        {
+            layer.name
+            for layer in model._flatten_layers()
+            if not type(layer).__module__.startswith("keras.")
+            and any(
+                len(variable.shape) > 1 and _prefix(layer, variable.name) is None
+                for variable in _own_variables(layer)
+            )
+        }
+    )
+    if unknown:
+        warnings.warn(
+            f"Left alone, because their weights are of no known kind: layers {', '.join(unknown)}. "
+            "A custom layer is known by a weight named 'kernel' and by the attributes "
+            "`kernel_regularizer` and `kernel_constraint`.",
+            stacklevel=4,
+        )
