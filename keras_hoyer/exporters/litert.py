@@ -313,6 +313,10 @@ def _unrolled(model: keras.Model, unroll: bool) -> Iterator[None]:
 def _reason(error: Exception) -> str:
     """The most telling line of an error, shortened."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    for telling in ("TF Select ops: ", "Custom ops: "):
+        for line in lines:
+            if line.startswith(telling):
+                return f"LiteRT has no builtin operation for {line.removeprefix(telling)}"[:300]
     telling = [line.split("error: ")[-1] for line in lines if "error: " in line] or lines or [""]
     return f"{type(error).__name__}: {telling[-1]}"[:300]
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import inspect
 import re
 from collections.abc import Iterator
 from typing import Any
@@ -72,7 +73,11 @@ def signature_of(model: keras.Model, data: Any = None) -> Signature:
         tensors, structure, by_keyword = model.inputs, model._inputs_struct, False
     else:
         return _subclassed_signature(model, data)
-    names = _identifiers([tensor.name for tensor in tensors])
+    names = [
+        f"input_{i}" if tensor.name.startswith("keras_tensor") else tensor.name
+        for i, tensor in enumerate(tensors)
+    ]
+    names = _identifiers(names)
     inputs = tuple(
         ModelInput(name, tuple(tensor.shape), keras.backend.standardize_dtype(tensor.dtype))
         for name, tensor in zip(names, tensors, strict=True)
@@ -81,12 +86,24 @@ def signature_of(model: keras.Model, data: Any = None) -> Signature:
 
 
 def _subclassed_signature(model: keras.Model, data: Any) -> Signature:
-    config = model.get_build_config() or {}
-    by_keyword = "shapes_dict" in config
+    arguments = [
+        name
+        for name, parameter in inspect.signature(model.call).parameters.items()
+        if parameter.default is parameter.empty
+        and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
+        and name not in ("training", "mask")
+    ]
+    by_keyword = len(arguments) > 1
+    shapes = (model.get_build_config() or {}).get("input_shape")
     if by_keyword:
-        shapes = {key.removesuffix("_shape"): s for key, s in config["shapes_dict"].items()}
-    else:
-        shapes = config.get("input_shape")
+        # Keras records the shape of the first argument only.
+        if not isinstance(data, dict) or sorted(data) != sorted(arguments):
+            raise ValueError(
+                "Invalid value for argument `representative_data`. Expected a dict of arrays with "
+                f"the keys {arguments}, since `{type(model).__name__}.call` takes several "
+                f"arguments and their shapes are not known. Received: {type(data).__name__}"
+            )
+        shapes = {name: np.shape(data[name]) for name in arguments}
     if shapes is None:
         raise ValueError(
             "Invalid value for argument `model`. Expected a model that was called on data at "
@@ -259,6 +276,14 @@ def calls_of(signature: Signature, arrays: list[np.ndarray]) -> list[list[np.nda
     ]
 
 
+class _Float32Policy(keras.dtype_policies.DTypePolicy):
+    """Computes in float32 whatever the dtype of the variables, and casts them."""
+
+    def __init__(self, variable_dtype: str) -> None:
+        super().__init__("float32")
+        self._variable_dtype = variable_dtype
+
+
 @contextlib.contextmanager
 def in_float32(model: keras.Model) -> Iterator[None]:
     """Lets all layers compute in float32 for a while; the weights stay as they are."""
@@ -267,7 +292,7 @@ def in_float32(model: keras.Model) -> Iterator[None]:
         for layer in model._flatten_layers():
             if layer.compute_dtype in ("float16", "bfloat16"):
                 changed.append((layer, layer.dtype_policy))
-                layer.dtype_policy = "float32"
+                layer.dtype_policy = _Float32Policy(layer.variable_dtype)
         yield
     finally:
         for layer, policy in changed:
