@@ -184,13 +184,14 @@ class ChannelGraph:
 
     # What a rule may do.
 
-    def channels(self, layer: Any, name: str, size: int) -> Axis:
+    def channels(self, layer: Any, name: str, size: int, optional: bool = False) -> Axis:
         """New channels of a layer; the same ones again when the layer is called again.
 
         Args:
             layer: the layer that makes them.
             name: tells several kinds of channels of one layer apart.
             size: how many.
+            optional: whether all of them may go. Default False: at least one stays.
 
         Returns:
             An `Axis` with unknown constants.
@@ -200,7 +201,8 @@ class ChannelGraph:
             start = len(self._parents)
             self._parents.extend(range(start, start + size))
             self._fresh[key] = Axis(np.arange(start, start + size), np.full(size, np.nan))
-            self.axes.append(self._fresh[key])
+            if not optional:
+                self.axes.append(self._fresh[key])
         return self._fresh[key]
 
     def join(self, *axes: Axis | None) -> Axis | None:
@@ -541,7 +543,6 @@ def register_rule(
 
     Example:
 
-    >>> import keras
     >>> class Gain(keras.layers.Layer):
     ...     def __init__(self, width, **kwargs):
     ...         super().__init__(**kwargs)

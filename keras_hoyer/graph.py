@@ -1,14 +1,14 @@
 """Which channels of which layers live and die together."""
 
 import dataclasses
-from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 
 import keras_hoyer.rules  # noqa: F401  its import registers the rules of Keras' layers
-from keras_hoyer.channels import FROZEN, ChannelGraph, Weight, all_layers, register_rule
+from keras_hoyer.channels import FROZEN, ChannelGraph, Weight, register_rule
+from keras_hoyer.weights import LayerSelection, find_kernels, find_weights
 
 __all__ = ["Group", "Slice", "channel_groups", "register_rule"]
 
@@ -51,26 +51,24 @@ class Group:
     states: tuple[Slice, ...]
 
 
-def channel_groups(
-    model: keras.Model, layers: Sequence[str] | Callable[[Any], bool] | None = None
-) -> list[Group]:
+def channel_groups(model: keras.Model, layers: LayerSelection = None) -> list[Group]:
     """The channels of a model that can be removed, with all that goes with each.
 
     Args:
         model: a built Sequential or functional model, nested models included.
-        layers: names of layers, or a predicate on a layer: only channels all of whose producing
-            kernels belong to these. Default: all but those of embeddings.
+        layers: List of layer names (a nested model's name stands for all its layers), or a
+            function from a layer to a bool: only channels all of whose producing kernels belong to
+            these. Defaults to `None`: all but those of embeddings.
 
     Returns:
         A list of `Group`, in the order of the layers.
 
     Raises:
-        ValueError: if a name in `layers` is not a layer of the model, or the model's graph cannot
-            be seen.
+        ValueError: If a layer name does not exist, the model is not built, or its graph cannot be
+            seen.
 
     Example:
 
-    >>> import keras
     >>> model = keras.Sequential([
     ...     keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(),
     ...     keras.layers.Flatten(), keras.layers.Dense(10)])
@@ -83,8 +81,8 @@ def channel_groups(
     [('kernel', 0, (4, 36))]
     """
     graph = ChannelGraph(model, values=False)
-    owners = {id(v): layer for layer in all_layers(model) for v in layer.weights}
-    chosen = _chosen(model, layers)
+    known = {id(w.variable) for w in find_weights(model) if w.is_kernel or w.name == "embeddings"}
+    chosen = {id(w.variable) for w in find_kernels(model, layers)}
     places: dict[int, list[tuple[int, int]]] = {}  # root -> [(number of the place, index)]
     kinds: list[tuple[Weight, int]] = []
     for weight in graph.weights.values():
@@ -110,30 +108,8 @@ def channel_groups(
             producing = "states" if weight.state else "producing"
             role = "consuming" if index in weight.reads else producing
             roles[role].append(Slice(weight.variable, index, indices))
-        kernels = [s.variable for s in roles["producing"] if len(s.variable.shape) > 1]
-        if kernels and all(chosen(owners[id(v)]) for v in kernels):
+        kernels = [s.variable for s in roles["producing"] if id(s.variable) in known]
+        if kernels and all(id(v) in chosen for v in kernels):
             name = ", ".join(dict.fromkeys(v.path for v in kernels))
             groups.append(Group(name, len(rows), *(tuple(role) for role in roles.values())))
     return groups
-
-
-def _chosen(
-    model: keras.Model, layers: Sequence[str] | Callable[[Any], bool] | None
-) -> Callable[[Any], bool]:
-    if layers is None:
-        return lambda layer: not isinstance(layer, keras.layers.Embedding)
-    if callable(layers):
-        return layers
-    inside: dict[str, set[int]] = {}
-    for layer in all_layers(model):
-        inside.setdefault(layer.name, set()).update(
-            id(x) for x in layer._flatten_layers(include_self=True, recursive=True)
-        )
-    unknown = [name for name in layers if name not in inside]
-    if isinstance(layers, str) or unknown:
-        raise ValueError(
-            "Invalid value for argument `layers`. Expected a list of names of layers of the model, "
-            f"or a predicate. Received: layers={layers}. Not layers of the model: {unknown}"
-        )
-    wanted = set().union(*(inside[name] for name in layers))
-    return lambda layer: id(layer) in wanted

@@ -576,8 +576,8 @@ def _recurrent(
     kernel = graph.value(cell.kernel)
     if kernel is not None:
         graph.read(source, kernel != 0, (wide,))
-        if not states and not layer.stateful:
-            out = out.having(_silent_units(graph, layer, source, gates))
+        if not layer.stateful:
+            out = out.having(_silent_units(graph, layer, source, states))
         graph.read(out, graph.value(cell.recurrent_kernel) != 0, (wide,))
     sequence = Tensor((*x.shape[:-1], units), (None, None, out))
     last = Tensor((x.shape[0], units), (None, out))
@@ -587,11 +587,13 @@ def _recurrent(
     return [result] + [last] * (2 if isinstance(layer, layers.LSTM) else 1)
 
 
-def _silent_units(graph: ChannelGraph, layer: Any, source: Axis | None, gates: int) -> np.ndarray:
+def _silent_units(
+    graph: ChannelGraph, layer: Any, source: Axis | None, states: Sequence[Tensor]
+) -> np.ndarray:
     """Zero for the units that start at zero and are never given anything else."""
     cell, units = layer.cell, layer.units
     # The candidate is the third of the four gates of an LSTM, the last of a GRU's three.
-    candidate = min(gates - 1, 2) * units
+    candidate = 0 if isinstance(layer, layers.SimpleRNN) else 2 * units
     part = slice(candidate, candidate + units)
     origin = float(ops.convert_to_numpy(cell.activation(ops.zeros((1, 1))))[0, 0])
     if origin != 0 or not graph.is_pointwise(cell.activation):
@@ -599,6 +601,8 @@ def _silent_units(graph: ChannelGraph, layer: Any, source: Axis | None, gates: i
     kernel = graph.value(cell.kernel)[:, part]
     recurrent = graph.value(cell.recurrent_kernel)[:, part]
     driven = (kernel[_constants(source, len(kernel)) != 0] != 0).any(axis=0)
+    for state in states:
+        driven |= _constants(state.axes[-1], units) != 0
     if cell.bias is not None:
         bias = graph.value(cell.bias)[..., part].reshape(-1, units)
         driven |= (bias != 0).any(axis=0)
@@ -1427,7 +1431,7 @@ def _pad(graph: ChannelGraph, operation: Any, x: Tensor, constant_values: Any = 
                 axis = axis.having(np.where(axis.constants == value, value, np.nan))
             if before or after:
                 ends = [
-                    graph.channels(operation, f"{end}{index}", count).having(value)
+                    graph.channels(operation, f"{end}{index}", count, True).having(value)
                     for end, count in (("before", before), ("after", after))
                 ]
                 if operation.mode != "constant":

@@ -19,6 +19,9 @@ from keras_hoyer.channels import (
     has_graph,
     nodes_in_order,
 )
+from keras_hoyer.constraints import KeepZeros
+from keras_hoyer.masks import apply_masks
+from keras_hoyer.weights import find_weights
 
 
 def shrink(model: keras.Model) -> keras.Model:
@@ -43,8 +46,6 @@ def shrink(model: keras.Model) -> keras.Model:
 
     Example:
 
-    >>> import keras
-    >>> import numpy as np
     >>> model = keras.Sequential([
     ...     keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
     >>> kernel, bias, *rest = model.get_weights()
@@ -143,7 +144,8 @@ class _Builder:
     def build(self, model: keras.Model) -> keras.Model:
         """The whole model with its weights and compile settings."""
         new = self.model(model, self.graph.function)
-        self.transfer()
+        copies = self.transfer()
+        self.carry_masks(model, new, copies)
         _copy_trainable(model, new)
         _compile(model, new)
         return new
@@ -206,8 +208,12 @@ class _Builder:
         with SafeModeScope(safe_mode=False):
             return type(old).from_config(_without_own(config))
 
-    def transfer(self) -> None:
-        """Copies what is left of each weight, and puts the constants into the biases."""
+    def transfer(self) -> dict[int, Any]:
+        """Copies what is left of each weight, and puts the constants into the biases.
+
+        Returns:
+            The new variables by the ids of the old ones.
+        """
         copies = {}
         for old, new in self.made.values():
             if isinstance(old, keras.Layer) and not _is_graph(old):
@@ -224,16 +230,32 @@ class _Builder:
             else:
                 bias, value = copies[id(read.bias)], _numpy(copies[id(read.bias)])
             bias.assign(value + shift)
+        return copies
+
+    def carry_masks(self, model: keras.Model, new: keras.Model, copies: dict[int, Any]) -> None:
+        """Holds the zeros that are left in the weights."""
+        targets = {id(weight.variable): weight for weight in find_weights(new)}
+        masks = {}
+        for weight in find_weights(model):
+            constraint = weight.get("constraint")
+            if isinstance(constraint, KeepZeros):
+                mask = constraint.get_mask(weight.name)
+                mask = None if mask is None else self.cut(weight.variable, mask)
+                if mask is not None and not mask.all():
+                    masks[targets[id(copies[id(weight.variable)])]] = mask
+        apply_masks(new, masks)
+
+    def cut(self, variable: Any, values: np.ndarray) -> np.ndarray:
+        """What is left of an array that has the axes of a variable."""
+        weight = self.graph.weights.get(id(variable))
+        for index, axis in enumerate(weight.axes if weight else ()):
+            if axis is not None:
+                values = values.compress(self.kept(axis), axis=index)
+        return values
 
     def values(self, variable: Any) -> np.ndarray:
         """What is left of a weight."""
-        values = ops.convert_to_numpy(variable)
-        weight = self.graph.weights.get(id(variable))
-        if weight is None:
-            return values
-        for index, axis in enumerate(weight.axes):
-            if axis is not None:
-                values = values.compress(self.kept(axis), axis=index)
+        values = self.cut(variable, ops.convert_to_numpy(variable))
         factor = self.graph.factor(variable, self.size)
         return values if factor == 1 else (values * factor).astype(values.dtype)
 
@@ -249,6 +271,8 @@ def _numpy(variable: Any) -> np.ndarray:
 def _without_own(config: Any) -> Any:
     """The config without what only keras_hoyer could load."""
     if isinstance(config, dict):
+        if config.get("registered_name") == "keras_hoyer>KeepZeros":
+            return config["config"]["constraint"]
         if str(config.get("registered_name")).startswith("keras_hoyer>"):
             return None
         return {key: _without_own(value) for key, value in config.items()}
