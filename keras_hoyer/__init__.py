@@ -2,7 +2,7 @@
 
 from keras_hoyer import callbacks, criteria, measures, patterns, schedules
 from keras_hoyer.attach import regularize, strip
-from keras_hoyer.masks import keep_averages, prune
+from keras_hoyer.masks import prune
 from keras_hoyer.regularizers import (
     GroupHoyer,
     GroupHoyerSquare,
@@ -24,7 +24,6 @@ __all__ = [
     "TransformedL1",
     "callbacks",
     "criteria",
-    "keep_averages",
     "measures",
     "patterns",
     "prune",

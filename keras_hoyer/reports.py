@@ -119,11 +119,11 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
 
 def count_nonzero(kernel: Weight) -> int:
     """Number of weights of a kernel that are not zero."""
-    return int(np.count_nonzero(keras.ops.convert_to_numpy(kernel.variable)))
+    return int(np.count_nonzero(kernel.read()))
 
 
 def _describe(kernel: Weight) -> KernelReport:
-    weights = keras.ops.convert_to_numpy(kernel.variable)
+    weights = kernel.read()
     axes = kernel.output_axes
     others = tuple(axis for axis in range(weights.ndim) if axis not in axes)
     alive = np.any(weights != 0, axis=others)
