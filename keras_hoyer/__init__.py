@@ -3,7 +3,7 @@
 from keras_hoyer import callbacks, criteria, measures, patterns, schedules
 from keras_hoyer.attach import regularize, strip
 from keras_hoyer.exporters import export, load_sparse_weights
-from keras_hoyer.masks import keep_averages, prune
+from keras_hoyer.masks import prune
 from keras_hoyer.regularizers import (
     GroupHoyer,
     GroupHoyerSquare,
@@ -13,6 +13,7 @@ from keras_hoyer.regularizers import (
     TransformedL1,
 )
 from keras_hoyer.reports import report
+from keras_hoyer.surgery import shrink
 
 __version__ = "0.1.0"
 
@@ -26,7 +27,6 @@ __all__ = [
     "callbacks",
     "criteria",
     "export",
-    "keep_averages",
     "load_sparse_weights",
     "measures",
     "patterns",
@@ -34,5 +34,6 @@ __all__ = [
     "regularize",
     "report",
     "schedules",
+    "shrink",
     "strip",
 ]

@@ -5,7 +5,7 @@ a boolean array for each, true where a unit stays. `progress` is the schedule's 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -133,8 +133,9 @@ class HoyerThreshold(_LayerThreshold):
 
     def threshold(self, units: UnitScores) -> float:
         """`ratio` times the trimming threshold; units that must stay do not count."""
-        finite = units.values[np.isfinite(units.values)]
-        return self.ratio * measures.trimming_threshold(finite) if finite.size else 0.0
+        free = np.isfinite(units.values)
+        values = units.values if free.all() else units.values[free]
+        return self.ratio * measures.trimming_threshold(values) if values.size else 0.0
 
 
 @dataclass(frozen=True)
@@ -198,43 +199,46 @@ def _keep_largest(scores: Sequence[np.ndarray], sparsity: float) -> list[np.ndar
     keep = []
     for values in scores:
         stay = values > threshold
-        if np.isfinite(threshold):
-            equal = np.flatnonzero(values == threshold)
-            stay.flat[equal[ties:]] = True
+        # `reshape` of these contiguous arrays gives views.
+        for piece, stay_piece in zip(
+            _pieces(values.reshape(-1)), _pieces(stay.reshape(-1)), strict=True
+        ):
+            equal = np.flatnonzero(piece == threshold)
+            stay_piece[equal[ties:]] = True
             ties = max(0, ties - equal.size)
-        else:
-            stay = np.isinf(values)
         keep.append(stay)
     return keep
 
 
-def _smallest(scores: Sequence[np.ndarray], count: int) -> tuple[float, int]:
+def _smallest(scores: Sequence[np.ndarray], count: int) -> tuple[np.float32, int]:
     """Value of the `count`-th smallest score, and how many scores of that value are to go.
 
-    Without a copy of all scores: the bits of nonnegative floats sort like the floats, so a
-    histogram of their upper halves finds the few among which the value lies.
+    Without sorting or copying: the bits of nonnegative floats sort like the floats, so a histogram
+    of their upper halves and one of the lower halves below the right upper half find the value.
     """
+    pieces = [piece for values in scores for piece in _pieces(_halves(values))]
+    upper, left = _bucket((piece[:, 1] for piece in pieces), count)
+    lower, left = _bucket((piece[piece[:, 1] == upper, 0] for piece in pieces), left)
+    return np.array([lower, upper], "<u2").view("<f4")[0], left
+
+
+def _bucket(pieces: Iterable[np.ndarray], count: int) -> tuple[int, int]:
+    """The `count`-th smallest of 16-bit numbers, and its place among the equal ones."""
     histogram = np.zeros(1 << 16, np.int64)
-    for values in scores:
-        bits = _upper_bits(values)
-        # In pieces, because `bincount` widens what it counts to 64 bits.
-        for start in range(0, bits.size, 1 << 22):
-            histogram += np.bincount(bits[start : start + (1 << 22)], minlength=1 << 16)
+    for piece in pieces:
+        histogram += np.bincount(piece, minlength=1 << 16)
     smaller = np.cumsum(histogram)
     bucket = int(np.searchsorted(smaller, count))
-    below = int(smaller[bucket - 1]) if bucket else 0
-    candidates = np.concatenate(
-        [values.ravel()[_upper_bits(values) == bucket] for values in scores]
-    )
-    candidates.partition(count - below - 1)
-    threshold = candidates[count - below - 1]
-    below += int(np.count_nonzero(candidates < threshold))
-    return float(threshold), count - below
+    return bucket, count - int(smaller[bucket] - histogram[bucket])
 
 
-def _upper_bits(values: np.ndarray) -> np.ndarray:
-    halves = np.ascontiguousarray(values, dtype="<f4").view("<u2")
-    return halves.reshape(-1, 2)[:, 1]
+def _halves(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, dtype="<f4").reshape(-1).view("<u2").reshape(-1, 2)
+
+
+def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+    # `bincount` and `flatnonzero` make 64-bit integers of what they are given.
+    return (array[start : start + (1 << 20)] for start in range(0, len(array), 1 << 20))
 
 
 def _check_positive(name: str, value: object) -> None:

@@ -1,16 +1,17 @@
 """Cutting: from a pattern and a criterion to masks, and zeros that stay."""
 
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 
 import keras
 import numpy as np
 
-from keras_hoyer.constraints import KeepZeros
+from keras_hoyer.constraints import KeepZeros, find_average
 from keras_hoyer.criteria import Criterion, UnitScores
 from keras_hoyer.patterns import KernelPattern, Pattern, Unstructured, check_pattern
 from keras_hoyer.reports import Report, report
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights, refresh_compiled
+from keras_hoyer.weights import LayerSelection, Weight, find_kernels, refresh_compiled
 
 
 def prune(
@@ -26,9 +27,7 @@ def prune(
     that applies Keras constraints keeps them: all of Keras' own do.
 
     In a custom loop, trace the training step again after a cut (on JAX after each one), since a
-    compiled step knows only the masks it was compiled with. If that loop uses an optimizer with
-    `use_ema=True` which is not the one the model was compiled with, call `keep_averages(model,
-    optimizer)` once after the first cut.
+    compiled step knows only the masks it was compiled with.
 
     Args:
         model: A built Keras model. It is changed in place.
@@ -69,7 +68,12 @@ def check_choices(criterion: Criterion, pattern: Pattern) -> None:
 
 
 def check_fit(kernels: Sequence[Weight], pattern: KernelPattern) -> None:
-    """Raises a `ValueError` that names the kernels which the pattern does not divide."""
+    """Raises a `ValueError` if there is no kernel, or one that the pattern does not divide."""
+    if not kernels:
+        raise ValueError(
+            "There is nothing to prune: no layer that was asked for has a kernel. Expected dense, "
+            "convolutional, recurrent or attention layers, or embeddings named in `layers`."
+        )
     misfits = [kernel for kernel in kernels if not pattern.fits(kernel.shape)]
     if misfits:
         named = ", ".join(f"'{kernel.path}' of shape {kernel.shape}" for kernel in misfits)
@@ -95,8 +99,11 @@ def cut(
     emptied = []
     masks = {}
     for kernel, units_kept in zip(kernels, keep, strict=True):
-        masks[kernel] = pattern.expand(units_kept, kernel.shape)
-        if not units_kept.any():
+        mask = pattern.expand(units_kept, kernel.shape)
+        known = known_mask(kernel)
+        # What was cut before stays cut, also if this target asks for less.
+        masks[kernel] = mask if known is None else mask & known
+        if not masks[kernel].any():
             emptied.append(kernel.path)
     if emptied:
         warnings.warn(
@@ -120,66 +127,61 @@ def apply_masks(model: keras.Model, masks: Mapping[Weight, np.ndarray]) -> None:
             stale = True
         constraint.set_mask(weight.name, mask)
         weight.set("constraint", constraint)
-        weights = keras.ops.convert_to_numpy(weight.variable)
-        weight.variable.assign(np.where(mask, weights, np.zeros((), weights.dtype)))
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None:
-        keep_averages(model, optimizer)
+        weight.variable.assign(constraint.apply_mask(weight.name, weight.variable))
+        _restore_averages(model, weight, constraint)
     if stale:
         refresh_compiled(model)
 
 
+def known_mask(weight: Weight) -> np.ndarray | None:
+    """The mask that a weight has been given before; `None` if it has none."""
+    constraint = weight.get("constraint")
+    return constraint.get_mask(weight.name) if isinstance(constraint, KeepZeros) else None
+
+
 def adopt_zeros(model: keras.Model, kernels: Sequence[Weight]) -> bool:
-    """Takes the zeros that kernels have for cut ones and keeps them; returns whether there are any.
+    """Takes the zeros that kernels have for cut ones; returns whether the kernels were ever cut.
 
     So a model goes on that was restored from weights alone, which hold no masks.
     """
     masks = {}
+    # A kernel that is zero altogether may just have begun so: others must tell that cuts were made.
+    cut_before = False
     for kernel in kernels:
-        mask = keras.ops.convert_to_numpy(kernel.variable) != 0
+        known, mask = known_mask(kernel), kernel.read() != 0
+        cut_before |= known is not None or (mask.any() and not mask.all())
         if not mask.all():
-            constraint = kernel.get("constraint")
-            known = constraint.get_mask(kernel.name) if isinstance(constraint, KeepZeros) else None
             masks[kernel] = mask if known is None else mask & known
-    if masks:
+    if cut_before:
         apply_masks(model, masks)
-    return bool(masks)
+    return bool(cut_before)
 
 
-def keep_averages(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-    """Keeps the zeros in an optimizer's moving averages of the weights (`use_ema=True`) too.
-
-    `prune` and `callbacks.Pruning` do this for the optimizer that the model was compiled with.
-
-    Args:
-        model: A pruned model.
-        optimizer: The optimizer that trains it. Without `use_ema=True` nothing is done.
-    """
+def _restore_averages(model: keras.Model, weight: Weight, constraint: KeepZeros) -> None:
+    optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if not optimizer.use_ema:
-        return
-    if not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    averages = {
-        id(variable): average
-        for variable, average in zip(
-            optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
-        )
-    }
-    for weight in find_weights(model):
-        constraint, average = weight.get("constraint"), averages.get(id(weight.variable))
-        if isinstance(constraint, KeepZeros) and average is not None:
-            constraint.follow_average(weight.name, average)
+    for part in getattr(optimizer, "optimizers", [optimizer]):
+        average = None if part is None else find_average(part, weight.variable)
+        if average is not None:
+            average.assign(constraint.apply_mask(weight.name, average))
 
 
 def _score(kernel: Weight, pattern: KernelPattern) -> UnitScores:
-    weights = keras.ops.convert_to_numpy(kernel.variable)
+    weights = kernel.read()
     if weights.dtype != np.float64:
         weights = np.asarray(weights, "float32")
-    scores = np.ascontiguousarray(pattern.scores(weights))
-    if not np.isfinite(weights).all():
+    std = _std(weights)
+    if not math.isfinite(std):
         raise ValueError(
             f"Kernel '{kernel.path}' holds NaN or infinity, so nothing can be said about which of "
             "its weights matter. Lower the learning rate or the penalty's factor and train again."
         )
-    return UnitScores(kernel.path, scores, float(weights.std()))
+    return UnitScores(kernel.path, np.ascontiguousarray(pattern.scores(weights)), std)
+
+
+def _std(weights: np.ndarray) -> float:
+    """Standard deviation in float64, in pieces, so that a large kernel needs no second copy."""
+    flat = weights.reshape(-1)
+    pieces = [flat[start : start + (1 << 20)] for start in range(0, flat.size, 1 << 20)]
+    mean = sum(float(piece.sum(dtype="float64")) for piece in pieces) / flat.size
+    return math.sqrt(sum(float(np.square(p - np.float64(mean)).sum()) for p in pieces) / flat.size)

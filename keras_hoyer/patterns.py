@@ -34,7 +34,10 @@ class KernelPattern(Pattern):
         raise NotImplementedError
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
-        """Root mean square of each unit's weights, float32; infinite where a unit must stay."""
+        """Root mean square of each unit's weights, float32; infinite where a unit must stay.
+
+        The array of the weights may be overwritten.
+        """
         raise NotImplementedError
 
     def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -57,7 +60,7 @@ class Unstructured(KernelPattern):
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Magnitudes."""
-        return np.abs(weights, dtype="float32")
+        return np.asarray(np.abs(weights, out=weights), "float32")
 
     def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The decision itself: a weight is a unit."""
@@ -115,8 +118,11 @@ class Block(KernelPattern):
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Root mean square of each block; the last axes count blocks."""
         split, inner = self.split_shape(weights.shape)
-        squares = np.square(weights.reshape(split), dtype="float32")
-        return np.sqrt(squares.mean(axis=inner))
+        largest = np.abs(weights).max(initial=0.0)
+        # Scaled, because the squares of tiny or huge weights leave the range of float32.
+        scaled = np.divide(weights, largest or 1.0, out=weights).reshape(split)
+        squares = np.square(scaled, out=scaled).mean(axis=inner)
+        return np.asarray(np.sqrt(squares) * largest, "float32")
 
     def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Every weight of a block takes the block's decision."""
@@ -172,13 +178,17 @@ class NByM(KernelPattern):
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Magnitudes, infinite for the `n` largest of each group; the first wins a tie."""
-        moved = np.moveaxis(np.abs(weights, dtype="float32"), self.axis, -1)
-        groups = moved.reshape(*moved.shape[:-1], -1, self.m)
-        # A stable sort of the negated magnitudes makes ties deterministic.
-        largest = np.argsort(-groups, axis=-1, kind="stable")[..., : self.n]
-        scores = groups.copy()
-        np.put_along_axis(scores, largest, np.inf, axis=-1)
-        return np.ascontiguousarray(np.moveaxis(scores.reshape(moved.shape), -1, self.axis))
+        scores = np.abs(weights, dtype="float32")
+        moved = np.moveaxis(scores, self.axis, -1)
+        # A view where the axis is the last one, else a copy: `reshape` of what was moved.
+        groups = moved.reshape(-1, self.m)
+        for start in range(0, len(groups), 1 << 18):
+            piece = groups[start : start + (1 << 18)]
+            # A stable sort of the negated magnitudes makes ties deterministic.
+            largest = np.argsort(-piece, axis=-1, kind="stable")[:, : self.n]
+            np.put_along_axis(piece, largest, np.inf, axis=-1)
+        moved[...] = groups.reshape(moved.shape)
+        return scores
 
     def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The decision itself: scores have the kernel's shape."""

@@ -120,11 +120,11 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
 
 def count_nonzero(kernel: Weight) -> int:
     """Number of weights of a kernel that are not zero."""
-    return int(np.count_nonzero(keras.ops.convert_to_numpy(kernel.variable)))
+    return int(np.count_nonzero(kernel.read()))
 
 
 def _describe(kernel: Weight) -> KernelReport:
-    weights = keras.ops.convert_to_numpy(kernel.variable)
+    weights = kernel.read()
     if not np.isfinite(weights).all():
         raise ValueError(
             f"Kernel '{kernel.path}' holds NaN or infinity, so it cannot be measured. Lower the "

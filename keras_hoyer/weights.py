@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 
 LayerSelection = Sequence[str] | Callable[[keras.Layer], bool] | None
 
@@ -85,6 +86,15 @@ class Weight:
             keras.layers.Conv3DTranspose,
         )
         return (rank - 2,) if isinstance(owner, transposed) else (rank - 1,)
+
+    def read(self) -> np.ndarray:
+        """Copies the values; in pieces, since Keras' conversion makes several copies at a time."""
+        values = np.empty(self.shape, keras.ops.convert_to_numpy(self.variable[:1]).dtype)
+        rows = max(1, (1 << 22) * len(values) // values.size)
+        for start in range(0, len(values), rows):
+            piece = slice(start, start + rows)
+            values[piece] = keras.ops.convert_to_numpy(self.variable[piece])
+        return values
 
     def get(self, kind: str) -> object:
         """The variable's `"regularizer"` or `"constraint"`."""
