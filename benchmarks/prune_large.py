@@ -61,12 +61,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--layers", type=int, default=6)
     parser.add_argument("--width", type=int, default=4096)
-    parser.add_argument("--pattern", choices=("unstructured", "block", "nbym"), nargs="+",
-                        default=["unstructured"])
+    parser.add_argument(
+        "--pattern", choices=("unstructured", "block", "nbym"), nargs="+", default=["unstructured"]
+    )
     parser.add_argument("--sparsity", type=float, default=0.9)
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    print(measure(arguments.layers, arguments.width, arguments.pattern[0], arguments.sparsity, arguments.seed))
+    print(
+        measure(
+            arguments.layers,
+            arguments.width,
+            arguments.pattern[0],
+            arguments.sparsity,
+            arguments.seed,
+        )
+    )
 
 
 if __name__ == "__main__":

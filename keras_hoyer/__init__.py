@@ -3,6 +3,7 @@
 from keras_hoyer import callbacks, criteria, measures, patterns, schedules
 from keras_hoyer.attach import regularize, strip
 from keras_hoyer.exporters import export, load_sparse_weights
+from keras_hoyer.flops import count_flops
 from keras_hoyer.masks import prune
 from keras_hoyer.regularizers import (
     GroupHoyer,
@@ -25,6 +26,7 @@ __all__ = [
     "HoyerSquare",
     "TransformedL1",
     "callbacks",
+    "count_flops",
     "criteria",
     "export",
     "load_sparse_weights",

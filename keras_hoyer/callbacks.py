@@ -11,6 +11,7 @@ from keras_hoyer.criteria import Criterion
 from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.reports import count_nonzero
 from keras_hoyer.schedules import Schedule
+from keras_hoyer.units import find_units
 from keras_hoyer.weights import LayerSelection, find_kernels, refresh_compiled
 
 
@@ -76,6 +77,7 @@ class Pruning(keras.callbacks.Callback):
         self.layers = layers
         self.keep_penalty = keep_penalty
         self._kernels = []
+        self._units = []
         self._position = None
         self._epoch = 0
         self._steps = None
@@ -87,7 +89,7 @@ class Pruning(keras.callbacks.Callback):
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Checks what can be checked before time is spent."""
         self._kernels = find_kernels(self.model, self.layers)
-        masks.check_fit(self._kernels, self.pattern)
+        self._units = find_units(self.model, self.pattern, self.layers)
         self._position = None
         self._steps = self.params.get("steps")
         epochs = self.params.get("epochs")
@@ -119,7 +121,7 @@ class Pruning(keras.callbacks.Callback):
         """Finds out what was done before this epoch, from masks and weights alone."""
         # Just before the epoch, since an update that is due at its very beginning is still to come.
         self._position = -math.inf
-        if epoch > self.schedule.begin and masks.adopt_zeros(self.model, self._kernels):
+        if epoch > self.schedule.begin and masks.adopt_zeros(self.model, self._units):
             self._position = math.nextafter(epoch, -math.inf)
             if epoch > self.schedule.end:
                 self._finish()
@@ -136,7 +138,7 @@ class Pruning(keras.callbacks.Callback):
             return
         progress = self.schedule.progress(position)
         if progress > 0:
-            masks.cut(self.model, self._kernels, self.criterion, self.pattern, progress)
+            masks.cut(self.model, self._units, self.criterion, progress)
         if position >= self.schedule.end:
             self._finish()
 

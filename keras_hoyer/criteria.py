@@ -5,13 +5,15 @@ a boolean array for each, true where a unit stays. `progress` is the schedule's 
 """
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from keras_hoyer import measures
-from keras_hoyer.patterns import NByM, Pattern
+from keras_hoyer.patterns import Channel, NByM, Pattern
+
+FlopsLeft = Callable[[list[np.ndarray], list[np.ndarray]], float]
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,17 @@ class UnitScores:
 class Criterion:
     """Base class of the criteria."""
 
-    def keep(self, units: Sequence[UnitScores], progress: float = 1.0) -> list[np.ndarray]:
-        """Returns a boolean array for each entry of `units`, true where a unit stays."""
+    def keep(
+        self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
+    ) -> list[np.ndarray]:
+        """Returns a boolean array for each entry of `units`, true where a unit stays.
+
+        Args:
+            units: Scores of the units.
+            progress: Part of the way to go, from 0 to 1.
+            flops: For channels, a function from a decision and the scores to the share of the
+                multiply-adds that is left.
+        """
         raise NotImplementedError
 
     def check(self, pattern: Pattern) -> None:
@@ -46,7 +57,9 @@ class _LayerThreshold(Criterion):
     def threshold(self, units: UnitScores) -> float:
         raise NotImplementedError
 
-    def keep(self, units: Sequence[UnitScores], progress: float = 1.0) -> list[np.ndarray]:
+    def keep(
+        self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
+    ) -> list[np.ndarray]:
         # Zeros go even below a threshold of zero, so that what was cut once stays cut.
         return [
             (entry.values >= np.float32(self.threshold(entry) * progress)) & (entry.values > 0)
@@ -182,13 +195,87 @@ class TargetSparsity(Criterion):
                 f"{pattern.max_sparsity:.4g} of the weights. Received: sparsity={self.sparsity}"
             )
 
-    def keep(self, units: Sequence[UnitScores], progress: float = 1.0) -> list[np.ndarray]:
+    def keep(
+        self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
+    ) -> list[np.ndarray]:
         """Returns what stays when `progress` of the way to the target has been gone."""
         scores = [entry.values for entry in units]
         sparsity = self.sparsity * progress
         if self.scope == "layer":
             return [_keep_largest([values], sparsity)[0] for values in scores]
         return _keep_largest(scores, sparsity)
+
+
+@dataclass(frozen=True)
+class TargetFlops(Criterion):
+    """Cuts the channels of the smallest scores until a share of the multiply-adds is left.
+
+    Of the channels in the order of their scores, as few are cut as reach the target. Equal scores
+    are cut as `TargetSparsity` cuts them. Goes with `patterns.Channel`.
+
+    Args:
+        fraction: Float in `(0, 1)`: share of the model's multiply-adds that is left.
+
+    Raises:
+        ValueError: If `fraction` is out of its range, or the pattern is not `Channel`; when
+            cutting, if the target cannot be reached without emptying a layer.
+
+    >>> import keras_hoyer as kh
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(64), keras.layers.Dense(64),
+    ...      keras.layers.Dense(4)])
+    >>> report = kh.prune(model, kh.criteria.TargetFlops(0.5), kh.patterns.Channel())
+    >>> small = kh.shrink(model)
+    >>> 0.45 < sum(kh.count_flops(small).values()) / sum(kh.count_flops(model).values()) <= 0.5
+    True
+    """
+
+    fraction: float
+
+    def __post_init__(self) -> None:
+        valid = isinstance(self.fraction, (int, float, np.number))
+        if isinstance(self.fraction, bool) or not valid or not 0 < self.fraction < 1:
+            raise ValueError(
+                "Invalid value for argument `fraction`. Expected a number between 0 and 1. "
+                f"Received: fraction={self.fraction!r}"
+            )
+
+    def check(self, pattern: Pattern) -> None:
+        """Refuses patterns whose units can be cut without any multiply-add less."""
+        if not isinstance(pattern, Channel):
+            raise ValueError(
+                "`TargetFlops` counts the multiply-adds that go with whole channels. Expected "
+                f"pattern=Channel(). Received: pattern={pattern!r}"
+            )
+
+    def keep(
+        self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
+    ) -> list[np.ndarray]:
+        """Returns what stays when `progress` of the way to the target has been gone."""
+        scores = [entry.values for entry in units]
+        target = 1 - (1 - self.fraction) * progress
+        order = np.argsort(np.concatenate(scores), kind="stable")
+        ends = np.cumsum([values.size for values in scores])[:-1]
+
+        def without(count: int) -> list[np.ndarray]:
+            stay = np.ones(order.size, bool)
+            stay[order[:count]] = False
+            return np.split(stay, ends)
+
+        least, most = 0, order.size
+        if flops(without(most), scores) > target:
+            raise ValueError(
+                f"{target:.1%} of the multiply-adds cannot be reached: with the fewest channels "
+                f"that may stay, {flops(without(most), scores):.1%} are left. Raise `fraction`, or "
+                "choose more layers or a smaller `min_channels`."
+            )
+        while least < most:
+            count = (least + most) // 2
+            if flops(without(count), scores) <= target:
+                most = count
+            else:
+                least = count + 1
+        return without(least)
 
 
 def _keep_largest(scores: Sequence[np.ndarray], sparsity: float) -> list[np.ndarray]:

@@ -1,6 +1,5 @@
 """Cutting: from a pattern and a criterion to masks, and zeros that stay."""
 
-import math
 import warnings
 from collections.abc import Mapping, Sequence
 
@@ -8,10 +7,11 @@ import keras
 import numpy as np
 
 from keras_hoyer.constraints import KeepZeros, find_average
-from keras_hoyer.criteria import Criterion, UnitScores
-from keras_hoyer.patterns import KernelPattern, Pattern, Unstructured, check_pattern
+from keras_hoyer.criteria import Criterion
+from keras_hoyer.patterns import Pattern, Unstructured, check_pattern
 from keras_hoyer.reports import Report, report
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels, refresh_compiled
+from keras_hoyer.units import ChannelUnits, FlopsLeft, Units, find_units
+from keras_hoyer.weights import LayerSelection, Weight, refresh_compiled
 
 
 def prune(
@@ -51,7 +51,7 @@ def prune(
     20
     """
     check_choices(criterion, pattern)
-    cut(model, find_kernels(model, layers), criterion, pattern)
+    cut(model, find_units(model, pattern, layers), criterion)
     return report(model, layers)
 
 
@@ -67,44 +67,25 @@ def check_choices(criterion: Criterion, pattern: Pattern) -> None:
     criterion.check(pattern)
 
 
-def check_fit(kernels: Sequence[Weight], pattern: KernelPattern) -> None:
-    """Raises a `ValueError` if there is no kernel, or one that the pattern does not divide."""
-    if not kernels:
-        raise ValueError(
-            "There is nothing to prune: no layer that was asked for has a kernel. Expected dense, "
-            "convolutional, recurrent or attention layers, or embeddings named in `layers`."
-        )
-    misfits = [kernel for kernel in kernels if not pattern.fits(kernel.shape)]
-    if misfits:
-        named = ", ".join(f"'{kernel.path}' of shape {kernel.shape}" for kernel in misfits)
-        fitting = sorted({k.layer.name for k in kernels} - {k.layer.name for k in misfits})
-        raise ValueError(
-            f"{pattern} does not divide kernel {named}. To leave it out, choose the layers that "
-            f"are to be cut: layers={fitting}"
-        )
-
-
 def cut(
-    model: keras.Model,
-    kernels: Sequence[Weight],
-    criterion: Criterion,
-    pattern: KernelPattern,
-    progress: float = 1.0,
+    model: keras.Model, units: Sequence[Units], criterion: Criterion, progress: float = 1.0
 ) -> None:
     """Cuts `progress` of the way to the criterion, and masks what is zero from then on."""
-    check_fit(kernels, pattern)
-    units = [_score(kernel, pattern) for kernel in kernels]
-    keep = criterion.keep(units, progress)
-    del units
-    emptied = []
-    masks = {}
-    for kernel, units_kept in zip(kernels, keep, strict=True):
-        mask = pattern.expand(units_kept, kernel.shape)
-        known = known_mask(kernel)
-        # What was cut before stays cut, also if this target asks for less.
-        masks[kernel] = mask if known is None else mask & known
-        if not masks[kernel].any():
-            emptied.append(kernel.path)
+    scores = [entry.score() for entry in units]
+    flops = FlopsLeft(model, units) if isinstance(units[0], ChannelUnits) else None
+    keep = criterion.keep(scores, progress, flops)
+    keep = [
+        entry.restrict(kept, scored.values)
+        for entry, kept, scored in zip(units, keep, scores, strict=True)
+    ]
+    del scores
+    masks: dict[Weight, np.ndarray] = {}
+    for entry, kept in zip(units, keep, strict=True):
+        for weight, mask in entry.masks(kept).items():
+            # What was cut before stays cut, also if this target asks for less.
+            known = masks.get(weight, known_mask(weight))
+            masks[weight] = mask if known is None else mask & known
+    emptied = [weight.path for weight, mask in masks.items() if not mask.any()]
     if emptied:
         warnings.warn(
             f"Pruning leaves no weight in {', '.join(emptied)}: nothing passes through any more. "
@@ -139,22 +120,24 @@ def known_mask(weight: Weight) -> np.ndarray | None:
     return constraint.get_mask(weight.name) if isinstance(constraint, KeepZeros) else None
 
 
-def adopt_zeros(model: keras.Model, kernels: Sequence[Weight]) -> bool:
-    """Takes the zeros that kernels have for cut ones; returns whether the kernels were ever cut.
+def adopt_zeros(model: keras.Model, units: Sequence[Units]) -> bool:
+    """Takes the zeros that a model has for cut ones; returns whether it was ever cut.
 
     So a model goes on that was restored from weights alone, which hold no masks.
     """
-    masks = {}
+    masks: dict[Weight, np.ndarray] = {}
     # A kernel that is zero altogether may just have begun so: others must tell that cuts were made.
     cut_before = False
-    for kernel in kernels:
-        known, mask = known_mask(kernel), kernel.read() != 0
-        cut_before |= known is not None or (mask.any() and not mask.all())
-        if not mask.all():
-            masks[kernel] = mask if known is None else mask & known
+    for entry in units:
+        alive = entry.score().values > 0
+        cut_before |= bool(alive.any() and not alive.all())
+        for weight, mask in entry.masks(alive).items():
+            known = masks.get(weight, known_mask(weight))
+            cut_before |= known_mask(weight) is not None
+            masks[weight] = mask if known is None else mask & known
     if cut_before:
-        apply_masks(model, masks)
-    return bool(cut_before)
+        apply_masks(model, {weight: mask for weight, mask in masks.items() if not mask.all()})
+    return cut_before
 
 
 def _restore_averages(model: keras.Model, weight: Weight, constraint: KeepZeros) -> None:
@@ -164,24 +147,3 @@ def _restore_averages(model: keras.Model, weight: Weight, constraint: KeepZeros)
         average = None if part is None else find_average(part, weight.variable)
         if average is not None:
             average.assign(constraint.apply_mask(weight.name, average))
-
-
-def _score(kernel: Weight, pattern: KernelPattern) -> UnitScores:
-    weights = kernel.read()
-    if weights.dtype != np.float64:
-        weights = np.asarray(weights, "float32")
-    std = _std(weights)
-    if not math.isfinite(std):
-        raise ValueError(
-            f"Kernel '{kernel.path}' holds NaN or infinity, so nothing can be said about which of "
-            "its weights matter. Lower the learning rate or the penalty's factor and train again."
-        )
-    return UnitScores(kernel.path, np.ascontiguousarray(pattern.scores(weights)), std)
-
-
-def _std(weights: np.ndarray) -> float:
-    """Standard deviation in float64, in pieces, so that a large kernel needs no second copy."""
-    flat = weights.reshape(-1)
-    pieces = [flat[start : start + (1 << 20)] for start in range(0, flat.size, 1 << 20)]
-    mean = sum(float(piece.sum(dtype="float64")) for piece in pieces) / flat.size
-    return math.sqrt(sum(float(np.square(p - np.float64(mean)).sum()) for p in pieces) / flat.size)

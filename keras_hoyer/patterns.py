@@ -195,12 +195,72 @@ class NByM(KernelPattern):
         return keep
 
 
+@_serializable
+@dataclass(frozen=True)
+class Channel(Pattern):
+    """Output channels are cut, with everything that lives and dies with them.
+
+    A channel of a residual stream, for instance, is made and read by many layers: all their slices
+    of kernels, biases and normalisation are one unit, and `shrink` removes it from all of them.
+
+    Args:
+        score: `"l2"` scores a channel by the root mean square of its kernel weights, `"mean"` by
+            the mean and `"max"` by the largest of their magnitudes. Defaults to `"l2"`.
+        min_channels: Positive int: channels that stay in each group at least. Defaults to 1.
+        multiple_of: Positive int: the number of channels that stay is rounded up to a multiple of
+            it; hardware likes 8. Defaults to 1.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    >>> Channel(multiple_of=8)
+    Channel(score='l2', min_channels=1, multiple_of=8)
+    """
+
+    score: str = "l2"
+    min_channels: int = 1
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        if self.score not in ("l2", "mean", "max"):
+            raise ValueError(
+                'Invalid value for argument `score`. Expected "l2", "mean" or "max". '
+                f"Received: score={self.score!r}"
+            )
+        for name in ("min_channels", "multiple_of"):
+            if not _is_positive_int(getattr(self, name)):
+                raise ValueError(
+                    f"Invalid value for argument `{name}`. Expected a positive integer. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+
+    def strength(self, weights: np.ndarray, axis: int) -> np.ndarray:
+        """What the weights of each index along an axis add to a channel's score."""
+        others = tuple(i for i in range(weights.ndim) if i != axis)
+        if self.score == "l2":
+            return np.square(weights, dtype="float64").sum(axis=others)
+        magnitudes = np.abs(weights, dtype="float64")
+        return magnitudes.sum(axis=others) if self.score == "mean" else magnitudes.max(axis=others)
+
+    def join(self, total: np.ndarray, strength: np.ndarray) -> np.ndarray:
+        """Adds the strengths of a kernel, of shape `(channels, k)`, to those of the others."""
+        if self.score == "max":
+            return np.maximum(total, strength.max(axis=1))
+        return total + strength.sum(axis=1)
+
+    def finish(self, total: np.ndarray, count: int) -> np.ndarray:
+        """Scores of channels of `count` weights each."""
+        if self.score == "max":
+            return total
+        return np.sqrt(total / count) if self.score == "l2" else total / count
+
+
 def check_pattern(pattern: Pattern) -> None:
     """Raises a `ValueError` that lists the patterns, if `pattern` is none of them."""
     if not isinstance(pattern, Pattern):
         raise ValueError(
             "Invalid value for argument `pattern`. Expected a pattern of `keras_hoyer.patterns`: "
-            "`Unstructured()`, `Block(shape)` or `NByM(n, m, axis)`. "
+            "`Unstructured()`, `Channel()`, `Block(shape)` or `NByM(n, m, axis)`. "
             f"Received: pattern={pattern!r}"
         )
 

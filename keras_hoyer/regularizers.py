@@ -200,6 +200,26 @@ class GroupPenalty(Penalty):
             )
         self.pattern = pattern
 
+    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
+        """The measure of groups from the sum of their norms and that of the norms' squares.
+
+        Returns:
+            Three scalars: the value, and `slope` and `pull` of the gradient that it has for a
+            norm, `slope * (1 - pull * norm)`.
+        """
+        raise NotImplementedError
+
+    def measure(self, x: Any) -> Any:
+        """The measure of the groups' norms, added over the axes."""
+        return _group_measure(x, *self.spans(tuple(x.shape)), self.profile)
+
+    def measure_of_squares(self, squares: Any) -> Any:
+        """The measure of groups whose squared norms are given, a float32 tensor of shape `(n,)`."""
+        alive = squares > _TINY
+        # The root of 1 in place of 0, whose gradient is infinite.
+        norms = ops.where(alive, ops.sqrt(ops.where(alive, squares, 1.0)), 0.0)
+        return self.profile(ops.sum(norms), ops.sum(ops.where(alive, squares, 0.0)))[0]
+
     def spans(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
         """Shape to give a kernel, and the axes of it that each kind of group spans.
 
@@ -266,9 +286,9 @@ class GroupHoyer(GroupPenalty):
     ) -> None:
         super().__init__(factor, axis, pattern)
 
-    def measure(self, x: Any) -> Any:
-        """`sum(norms) / sqrt(sum(norms**2))`, added over the axes."""
-        return _group_measure(x, *self.spans(tuple(x.shape)), functools.partial(_ratio, power=1))
+    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
+        """`sum(norms) / sqrt(sum(norms**2))`, and its gradient's slope and pull."""
+        return _ratio(total, squares, power=1)
 
 
 @_serializable
@@ -303,9 +323,9 @@ class GroupHoyerSquare(GroupPenalty):
     ) -> None:
         super().__init__(factor, axis, pattern)
 
-    def measure(self, x: Any) -> Any:
-        """`sum(norms)**2 / sum(norms**2)`, added over the axes."""
-        return _group_measure(x, *self.spans(tuple(x.shape)), functools.partial(_ratio, power=2))
+    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
+        """`sum(norms)**2 / sum(norms**2)`, and its gradient's slope and pull."""
+        return _ratio(total, squares, power=2)
 
 
 @_serializable
@@ -338,9 +358,9 @@ class GroupLasso(GroupPenalty):
     ) -> None:
         super().__init__(factor, axis, pattern)
 
-    def measure(self, x: Any) -> Any:
-        """`sum(norms)`, added over the axes."""
-        return _group_measure(x, *self.spans(tuple(x.shape)), _sum_of_norms)
+    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
+        """`sum(norms)`, and its gradient's slope and pull."""
+        return total, ops.ones_like(total), ops.zeros_like(total)
 
 
 def _compute_dtype(x: Any) -> str:
@@ -358,10 +378,6 @@ def _ratio(total: Any, squares: Any, power: int) -> tuple[Any, Any, Any]:
     value = ratio if power == 1 else ratio * ratio
     slope = power * value / ops.where(alive, total, ops.ones_like(total))
     return value, slope, total / squares
-
-
-def _sum_of_norms(total: Any, squares: Any) -> tuple[Any, Any, Any]:
-    return total, ops.ones_like(total), ops.zeros_like(total)
 
 
 def _norm_ratio(x: Any, power: int) -> Any:
