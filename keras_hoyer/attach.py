@@ -44,11 +44,18 @@ def regularize(
     >>> model.get_layer("first").kernel_regularizer
     HoyerSquare(factor=0.0001)
     """
+    if isinstance(regularizer, type):
+        raise ValueError(
+            "Invalid value for argument `regularizer`. Expected a regularizer, not its class, such "
+            f"as `{regularizer.__name__}(1e-4)`. Received: regularizer={regularizer!r}"
+        )
     by_layer = callable(regularizer) and not isinstance(regularizer, Regularizer)
     choose = regularizer if by_layer else _constant(keras.regularizers.get(regularizer))
     chosen = [(kernel, choose(kernel.layer)) for kernel in find_kernels(model, layers)]
     for kernel, penalty in chosen:
         _check_penalty(kernel, penalty)
+    if not any(penalty is not None for _, penalty in chosen):
+        warnings.warn(f"No kernel of model '{model.name}' got a penalty.", stacklevel=2)
     replaced = [
         kernel.path
         for kernel, penalty in chosen
@@ -86,12 +93,18 @@ def strip(model: keras.Model) -> keras.Model:
     >>> model.get_layer("first").kernel_regularizer is None
     True
     """
-    weights = find_weights(model)
-    remove_penalties(weights)
-    for weight in weights:
+    for weight in find_weights(model):
         constraint = weight.get("constraint")
         if isinstance(constraint, KeepZeros):
             weight.set("constraint", constraint.constraint)
+    for variable in model.weights:
+        if isinstance(getattr(variable, "regularizer", None), Penalty):
+            variable.regularizer = None
+    # Configs also name penalties that no weight carries: of an unused bias, or of the outputs.
+    for layer in model._flatten_layers():
+        for name, value in list(vars(layer).items()):
+            if isinstance(value, Penalty):
+                setattr(layer, name, None)
     refresh_compiled(model)
     return model
 
