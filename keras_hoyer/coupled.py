@@ -17,7 +17,7 @@ import numpy as np
 from keras import ops
 
 from keras_hoyer.graph import channel_groups
-from keras_hoyer.regularizers import GroupPenalty
+from keras_hoyer.regularizers import GroupPenalty, Penalty
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels
 
 Slices = list[tuple[int, int, list[list[int]]]]
@@ -35,7 +35,7 @@ _rounds: weakref.WeakValueDictionary[str, _Round] = weakref.WeakValueDictionary(
 
 
 @keras.saving.register_keras_serializable(package="keras_hoyer")
-class CoupledPart(keras.regularizers.Regularizer):
+class CoupledPart(Penalty):
     """One kernel's part of a penalty over coupled channels; made by `regularize`.
 
     Args:
@@ -59,6 +59,7 @@ class CoupledPart(keras.regularizers.Regularizer):
     ) -> None:
         if isinstance(penalty, dict):
             penalty = keras.saving.deserialize_keras_object(penalty)
+        super().__init__(penalty.factor)
         self.penalty = penalty
         self.key = key
         self.part = part
@@ -66,11 +67,6 @@ class CoupledPart(keras.regularizers.Regularizer):
         self.sizes = list(sizes)
         self.slices = slices
         self._round = _rounds.setdefault(key, _Round())
-
-    @property
-    def factor(self) -> float:
-        """What the penalty's measure is multiplied with."""
-        return self.penalty.factor
 
     def __call__(self, x: Any) -> Any:
         """Returns the whole penalty for the last part, and 0 for the others."""
@@ -87,6 +83,9 @@ class CoupledPart(keras.regularizers.Regularizer):
             total = total + self.penalty.measure_of_squares(sum(added[1:], added[0]))
         sums.clear()
         return self.factor * total
+
+    def __repr__(self) -> str:
+        return f"CoupledPart({self.penalty!r}, part {self.part + 1} of {self.parts})"
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments as JSON values."""
