@@ -165,6 +165,7 @@ class ChannelGraph:
         self._resizes: dict[int, Callable[[Size], dict]] = {}
         self._rewrites: dict[int, Callable] = {}
         self._scales: dict[int, Callable[[Size], float]] = {}
+        self._results: dict[int, list[Tensor]] = {}
         self._node: Any = None
         self._numpy: dict[int, np.ndarray] = {}
         self._pointwise: dict[tuple[str, str], bool] = {}
@@ -327,6 +328,7 @@ class ChannelGraph:
         """Follows the channels through a functional graph and returns its output tensors."""
         known = self.tensors
         for reference, tensor in zip(function.inputs, inputs, strict=True):
+            self._agree(known.get(id(reference)), tensor)
             known[id(reference)] = Tensor(reference.shape, tensor.axes)
         for node in nodes_in_order(function):
             args, kwargs = node.arguments.fill_in(known)
@@ -334,6 +336,11 @@ class ChannelGraph:
             outputs = tree.flatten(self.call(node.operation, *args, **kwargs))
             self._node = outer
             self._check_outputs(node, outputs)
+            if id(node.operation) in self._resizes:
+                # It has one config for all of its calls.
+                earlier = self._results.setdefault(id(node.operation), outputs)
+                for one, two in zip(earlier, outputs, strict=True):
+                    self._agree(one, two)
             for reference, tensor in zip(node.outputs, outputs, strict=True):
                 known[id(reference)] = Tensor(reference.shape, tensor.axes)
                 self.axes.extend(tensor.labelled)
@@ -398,14 +405,7 @@ class ChannelGraph:
                 known = zip(x.shape[1:], x.axes[1:], strict=True)
                 shape = (2, *(n if a is not None else min(n or 3, 3) for n, a in known))
             sample = np.random.default_rng(0).normal(scale=3, size=shape).astype("float32")
-            try:
-                whole = ops.convert_to_numpy(call(ops.convert_to_tensor(sample)))
-                column = ops.convert_to_numpy(call(ops.convert_to_tensor(sample.reshape(-1, 1))))
-                self._pointwise[key] = whole.shape == sample.shape and np.allclose(
-                    whole.reshape(-1, 1), column, rtol=1e-4, atol=1e-5, equal_nan=True
-                )
-            except Exception:  # whatever a foreign function raises, it is not a known one
-                self._pointwise[key] = False
+            self._pointwise[key] = _is_pointwise_on(call, sample)
         return self._pointwise[key]
 
     def activated(self, axis: Axis, activation: Callable | None) -> Axis:
@@ -440,6 +440,12 @@ class ChannelGraph:
         """By what the variable is multiplied."""
         factor = self._scales.get(id(variable))
         return factor(size) if factor else 1.0
+
+    def _agree(self, one: Tensor | None, two: Tensor) -> None:
+        """Joins the channels of two tensors that have to stay of one shape."""
+        if one is not None and one is not two:
+            for a, b in zip(one.axes, two.axes, strict=True):
+                self.join(a, b)
 
     def _apply(self, axis: Axis | None, function: Callable) -> Axis | None:
         if axis is None or np.isnan(axis.constants).all():
@@ -650,6 +656,20 @@ def _find_rule(operation: Any) -> tuple[Callable | None, bool]:
 
 def _sizes(x: Tensor) -> tuple[int | None, ...]:
     return tuple(n if a is None else len(a) for n, a in zip(x.shape, x.axes, strict=True))
+
+
+def _is_pointwise_on(call: Callable, sample: np.ndarray) -> bool:
+    try:
+        # Keras warns of a softmax over the one column.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = ops.convert_to_numpy(call(ops.convert_to_tensor(sample)))
+            column = ops.convert_to_numpy(call(ops.convert_to_tensor(sample.reshape(-1, 1))))
+    except Exception:  # whatever a foreign function raises, it is not a known one
+        return False
+    return whole.shape == sample.shape and np.allclose(
+        whole.reshape(-1, 1), column, rtol=1e-4, atol=1e-5, equal_nan=True
+    )
 
 
 def _is_adapted(operation: Any) -> bool:

@@ -80,9 +80,7 @@ def channel_groups(model: keras.Model, layers: LayerSelection = None) -> list[Gr
     """
     graph = ChannelGraph(model, values=False)
     known = {
-        id(w.variable): w.path
-        for w in find_weights(model)
-        if w.is_kernel or w.name == "embeddings"
+        id(w.variable): w.path for w in find_weights(model) if w.is_kernel or w.name == "embeddings"
     }
     chosen = {id(w.variable) for w in find_kernels(model, layers)}
     places: dict[int, list[tuple[int, int]]] = {}  # root -> [(number of the place, index)]

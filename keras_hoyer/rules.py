@@ -847,6 +847,13 @@ def _unchanged(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs:
     return x
 
 
+@_rule(layers.Masking)
+def _masking(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    # Whether a step is masked depends on all of its features.
+    graph.freeze(*x.axes)
+    return _forgetting(x)
+
+
 @_rule(layers.Activation)
 def _activation(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Tensor:
     axes = list(x.axes)

@@ -121,6 +121,7 @@ class _Builder:
     def __init__(self, graph: ChannelGraph, removed: np.ndarray) -> None:
         self.graph = graph
         self.removed = removed
+        self.classes = {type(layer).__name__: type(layer) for layer in all_layers(graph.model)}
         self.made: dict[int, tuple[Any, Any]] = {}
         self.shifts: dict[int, tuple[Read, np.ndarray]] = {}
         for read in graph.reads:
@@ -201,7 +202,7 @@ class _Builder:
             own = {"function": old.function, "output_shape": old._output_shape, "mask": old.mask}
             return type(old)(**{**config, **own, "arguments": old.arguments})
         # The layer is here already, so nothing untrusted is loaded.
-        with SafeModeScope(safe_mode=False):
+        with SafeModeScope(safe_mode=False), keras.saving.custom_object_scope(self.classes):
             return type(old).from_config(_without_own(config))
 
     def transfer(self) -> dict[int, Any]:
@@ -214,9 +215,11 @@ class _Builder:
         for old, new in self.made.values():
             if isinstance(old, keras.Layer) and not _is_graph(old):
                 # A bias that was added is the last weight of its layer.
-                copies.update(zip(map(id, old.weights), new.weights, strict=False))
-                for source, target in zip(old.weights, new.weights, strict=False):
-                    target.assign(self.values(source))
+                added = [None] * (len(new.weights) - len(old.weights))
+                for source, target in zip([*old.weights, *added], new.weights, strict=True):
+                    if source is not None:
+                        copies[id(source)] = target
+                        target.assign(self.values(source))
         for read, shift in self.shifts.values():
             added = shift
             for index, axis in enumerate(read.outputs):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_hoyer.flops import count_flops
+from keras_hoyer.flops import count_flops, kernel_uses
 
 
 def total(make, shape, calls=1):
@@ -72,3 +72,15 @@ def test_the_count_agrees_with_the_multiplications_of_an_unrolled_convolution():
     model = keras.Model(inputs, layer(x))
     products = np.sum(ops.convert_to_numpy(model(np.ones((1, 7, 6, 3), "float32"))))
     assert count_flops(model) == {layer.name: products}
+
+
+def test_kernel_uses_add_up_to_the_multiply_adds():
+    x = inputs = keras.Input((8, 8, 4))
+    x = layers.SeparableConv2D(6, 3)(layers.Conv2D(4, 3, groups=2)(x))
+    x = layers.Bidirectional(layers.LSTM(3))(layers.Reshape((16, 6))(x))
+    shared = layers.Dense(6)
+    model = keras.Model(inputs, shared(shared(x)))
+    uses = kernel_uses(model)
+    sizes = {id(w): np.prod(w.shape) for w in model.weights}
+    assert sum(sizes[key] * n for key, n in uses.items()) == sum(count_flops(model).values())
+    assert uses[id(shared.kernel)] == 2

@@ -380,6 +380,41 @@ def test_one_channel_of_a_dead_layer_stays():
     assert widths(shrink(small)) == widths(small)
 
 
+def test_a_weightless_layer_called_twice_keeps_one_shape():
+    inputs = keras.Input((6,))
+    reshape = layers.Reshape((2, 4))
+    one, two = layers.Dense(8), layers.Dense(8)
+    x = layers.Concatenate()([reshape(one(inputs)), reshape(two(inputs))])
+    check_shrinks(keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x))))
+
+
+def test_a_nested_model_called_on_a_fixed_and_a_free_width_keeps_it():
+    inner = keras.Sequential([keras.Input((6,)), layers.ReLU()])
+    inputs = keras.Input((6,))
+    dense = layers.Dense(6)
+    x = layers.Concatenate()([inner(inputs), inner(dense(inputs))])
+    model = randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    set_weights(dense, np.zeros((6, 6)), np.zeros(6))
+    small = shrink(model)
+    assert widths(small) == widths(model)
+    assert largest_difference(model, small) <= 1e-6
+
+
+def test_masking_sees_all_features():
+    x = inputs = keras.Input((5, 3))
+    dense = layers.Dense(6)
+    x = layers.LSTM(4)(layers.Masking(0.5)(dense(x)))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    kernel, bias = (np.array(w) for w in dense.get_weights())
+    kernel[:, 1:], bias[1:] = 0, 0
+    kernel[:, 0] = [0.5, 0, 0]
+    bias[0] = 0
+    dense.set_weights([kernel, bias])
+    small = shrink(model)
+    inputs = np.ones((2, 5, 3), "float32")
+    assert largest_difference(model, small, inputs) <= 1e-6
+
+
 # What is carried over.
 
 
