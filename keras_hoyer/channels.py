@@ -64,7 +64,7 @@ class Tensor:
         axes: one `Axis` or None for each axis; None where no channel can be removed.
     """
 
-    def __init__(self, shape: Sequence[int | None], axes: Sequence[Axis | None] = ()):
+    def __init__(self, shape: Sequence[int | None], axes: Sequence[Axis | None] = ()) -> None:
         self.shape = tuple(shape)
         self.axes = tuple(axes) or (None,) * len(self.shape)
         if len(self.axes) != len(self.shape):
@@ -120,7 +120,7 @@ class Read:
         used: bool array whose first axis is `axis` and whose others are `outputs`: whether the
             output depends on the channel. None: it always does.
         outputs: the `Axis` or None of the further axes of `used`.
-        total: what a constant one in the channel adds to the outputs, shaped like `used`, if that
+        shift: gets a constant for each channel and returns what these add to the outputs, if that
             is the same everywhere. None: only a zero can be left out.
         layer: the layer whose bias takes up constants.
         bias: its bias variable, or None if it has none yet and can have one.
@@ -129,7 +129,7 @@ class Read:
     axis: Axis
     used: np.ndarray | None = None
     outputs: tuple[Axis | None, ...] = ()
-    total: np.ndarray | None = None
+    shift: Callable[[np.ndarray], np.ndarray] | None = None
     layer: Any = None
     bias: Any = None
 
@@ -152,7 +152,7 @@ class ChannelGraph:
         ValueError: if the model is not built, or its graph cannot be seen.
     """
 
-    def __init__(self, model: keras.Model, values: bool = True):
+    def __init__(self, model: keras.Model, values: bool = True) -> None:
         self.model = model
         self.values = values
         self.weights: dict[int, Weight] = {}
@@ -165,6 +165,7 @@ class ChannelGraph:
         self._resizes: dict[int, Callable[[Size], dict]] = {}
         self._rewrites: dict[int, Callable] = {}
         self._scales: dict[int, Callable[[Size], float]] = {}
+        self._results: dict[int, list[Tensor]] = {}
         self._node: Any = None
         self._numpy: dict[int, np.ndarray] = {}
         self._pointwise: dict[tuple[str, str], bool] = {}
@@ -274,12 +275,12 @@ class ChannelGraph:
             )
         self.weights[id(variable)] = Weight(variable, axes, tuple(reads), state)
 
-    def read(
+    def read(  # noqa: PLR0917  (the fields of `Read`)
         self,
         axis: Axis | None,
         used: np.ndarray | None = None,
         outputs: Sequence[Axis | None] = (),
-        total: np.ndarray | None = None,
+        shift: Callable[[np.ndarray], np.ndarray] | None = None,
         layer: Any = None,
         bias: Any = None,
     ) -> None:
@@ -287,8 +288,8 @@ class ChannelGraph:
         if axis is None:
             return
         if bias is None and layer is not self._node.operation:
-            total = None  # a layer inside another cannot be given a bias
-        self.reads.append(Read(axis, used, tuple(outputs), total, layer, bias))
+            shift = None  # a layer inside another cannot be given a bias
+        self.reads.append(Read(axis, used, tuple(outputs), shift, layer, bias))
 
     def resize(self, operation: Any, update: Callable[[Size], dict]) -> None:
         """Says how the config of a layer or operation follows the number of channels.
@@ -327,6 +328,7 @@ class ChannelGraph:
         """Follows the channels through a functional graph and returns its output tensors."""
         known = self.tensors
         for reference, tensor in zip(function.inputs, inputs, strict=True):
+            self._agree(known.get(id(reference)), tensor)
             known[id(reference)] = Tensor(reference.shape, tensor.axes)
         for node in nodes_in_order(function):
             args, kwargs = node.arguments.fill_in(known)
@@ -334,6 +336,11 @@ class ChannelGraph:
             outputs = tree.flatten(self.call(node.operation, *args, **kwargs))
             self._node = outer
             self._check_outputs(node, outputs)
+            if id(node.operation) in self._resizes:
+                # It has one config for all of its calls.
+                earlier = self._results.setdefault(id(node.operation), outputs)
+                for one, two in zip(earlier, outputs, strict=True):
+                    self._agree(one, two)
             for reference, tensor in zip(node.outputs, outputs, strict=True):
                 known[id(reference)] = Tensor(reference.shape, tensor.axes)
                 self.axes.extend(tensor.labelled)
@@ -347,10 +354,13 @@ class ChannelGraph:
             return outputs
         inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, Tensor)]
         rule, follows = _find_rule(operation)
-        if rule is not None and not getattr(operation, "lora_enabled", False):
-            if getattr(operation, "quantization_mode", None) is None:
-                outputs = rule(self, operation, *args, **kwargs)
-                return outputs if follows else self._with_probed_constants(operation, args, outputs)
+        if rule is not None and not _is_adapted(operation):
+            if follows:
+                return rule(self, operation, *args, **kwargs)
+            args, kwargs = tree.map_structure(_all_labelled, (args, kwargs))
+            outputs = tree.flatten(rule(self, operation, *args, **kwargs))
+            self._check_outputs(self._node, outputs)
+            return self._with_probed_constants(operation, args, outputs)
         if not any(x.labelled for x in inputs):
             return [Tensor(x.shape) for x in self._node.outputs]
         if len(inputs) == 1 and self.is_pointwise(operation, inputs[0]):
@@ -395,14 +405,7 @@ class ChannelGraph:
                 known = zip(x.shape[1:], x.axes[1:], strict=True)
                 shape = (2, *(n if a is not None else min(n or 3, 3) for n, a in known))
             sample = np.random.default_rng(0).normal(scale=3, size=shape).astype("float32")
-            try:
-                whole = ops.convert_to_numpy(call(ops.convert_to_tensor(sample)))
-                column = ops.convert_to_numpy(call(ops.convert_to_tensor(sample.reshape(-1, 1))))
-                self._pointwise[key] = whole.shape == sample.shape and np.allclose(
-                    whole.reshape(-1, 1), column, rtol=1e-4, atol=1e-5, equal_nan=True
-                )
-            except Exception:  # whatever a foreign function raises, it is not a known one
-                self._pointwise[key] = False
+            self._pointwise[key] = _is_pointwise_on(call, sample)
         return self._pointwise[key]
 
     def activated(self, axis: Axis, activation: Callable | None) -> Axis:
@@ -438,6 +441,12 @@ class ChannelGraph:
         factor = self._scales.get(id(variable))
         return factor(size) if factor else 1.0
 
+    def _agree(self, one: Tensor | None, two: Tensor) -> None:
+        """Joins the channels of two tensors that have to stay of one shape."""
+        if one is not None and one is not two:
+            for a, b in zip(one.axes, two.axes, strict=True):
+                self.join(a, b)
+
     def _apply(self, axis: Axis | None, function: Callable) -> Axis | None:
         if axis is None or np.isnan(axis.constants).all():
             return axis
@@ -446,7 +455,9 @@ class ChannelGraph:
         result = ops.convert_to_numpy(ops.cast(function(ops.convert_to_tensor(column)), "float32"))
         return axis.having(np.where(known, result.reshape(-1), np.nan))
 
-    def _with_probed_constants(self, operation: Any, args: tuple, outputs: Any) -> Any:
+    def _with_probed_constants(
+        self, operation: Any, args: tuple, outputs: list[Tensor]
+    ) -> list[Tensor]:
         """Finds by running the layer which channels stay constant under a user's rule."""
         inputs = [x for x in tree.flatten(args) if isinstance(x, Tensor)]
         constant = {
@@ -465,35 +476,29 @@ class ChannelGraph:
 
                 results = operation(*tree.map_structure(draw, args))
                 draws.append([ops.convert_to_numpy(y) for y in tree.flatten(results)])
+        labels = list(constant)
         probed = []
-        for number, x in enumerate(tree.flatten(outputs)):
+        for number, x in enumerate(outputs):
             axes = []
             for index, axis in enumerate(x.axes):
+                values = np.nan
                 if axis is not None and draws:
                     rows = [np.moveaxis(d[number], index, 0).reshape(len(axis), -1) for d in draws]
                     rows = np.concatenate(rows, axis=1)
-                    still = np.ptp(rows, axis=1) == 0
-                    still &= np.isin(axis.labels, list(constant))
-                    axis = axis.having(np.where(still, rows[:, 0], np.nan))
-                elif axis is not None:
-                    axis = axis.having(np.nan)
-                axes.append(axis)
+                    still = (np.ptp(rows, axis=1) == 0) & np.isin(axis.labels, labels)
+                    values = np.where(still, rows[:, 0], np.nan)
+                axes.append(axis if axis is None else axis.having(values))
             probed.append(Tensor(x.shape, axes))
         return probed
 
     def _check_outputs(self, node: Any, outputs: list) -> None:
         expected = [tuple(x.shape) for x in node.outputs]
-        found = [
-            tuple(n if a is None else len(a) for n, a in zip(x.shape, x.axes, strict=True))
-            if isinstance(x, Tensor)
-            else x
-            for x in outputs
-        ]
+        found = [_sizes(x) if isinstance(x, Tensor) else x for x in outputs]
         fits = len(found) == len(expected) and all(
-            len(a) == len(b) and all(m is None or n is None or m == n for m, n in zip(a, b))
-            if isinstance(a, tuple)
-            else False
-            for a, b in zip(found, expected)
+            isinstance(x, Tensor)
+            and len(a) == len(b)
+            and all(None in pair or pair[0] == pair[1] for pair in zip(a, b, strict=True))
+            for x, a, b in zip(outputs, found, expected, strict=True)
         )
         if not fits:
             raise ValueError(
@@ -511,10 +516,10 @@ class ChannelGraph:
         return root
 
     def _union(self, left: np.ndarray, right: np.ndarray) -> None:
-        for a, b in zip(left.tolist(), right.tolist(), strict=True):
-            a, b = self._find(a), self._find(b)
+        for one, two in zip(left.tolist(), right.tolist(), strict=True):
             # The smaller label wins, so that frozen stays frozen.
-            self._parents[max(a, b)] = min(a, b)
+            low, high = sorted((self._find(one), self._find(two)))
+            self._parents[high] = low
 
 
 def register_rule(
@@ -541,8 +546,6 @@ def register_rule(
     Raises:
         ValueError: if one of `classes` is not a class.
 
-    Example:
-
     >>> class Gain(keras.layers.Layer):
     ...     def __init__(self, width, **kwargs):
     ...         super().__init__(**kwargs)
@@ -557,7 +560,7 @@ def register_rule(
     ... def gain_rule(graph, layer, inputs):
     ...     channels = inputs.axes[-1]
     ...     graph.weight(layer.gain, [channels])
-    ...     graph.resize(layer, lambda size: {"width": size(channels) if channels else layer.width})
+    ...     graph.resize(layer, lambda size: {"width": size(channels)})
     ...     return inputs
     """
     for cls in classes:
@@ -599,13 +602,13 @@ def as_function(model: keras.Model) -> Any:
         return model._functional
     if hasattr(model, "_nodes_by_depth"):
         return model
-    shapes = getattr(model, "_build_shapes_dict", None)
-    if not model.built or not shapes:
+    if not model.built:
         raise ValueError(
             f"The model '{model.name}' is not built, so its channels are unknown. Call it on data, "
             "or call `model.build(input_shape)`, first."
         )
     try:
+        shapes = model._build_shapes_dict
         inputs = [_symbolic_inputs(shape) for shape in shapes.values()]
         return keras.Model(inputs[0] if len(inputs) == 1 else inputs, model.call(*inputs))
     except Exception as error:
@@ -649,6 +652,42 @@ def _find_rule(operation: Any) -> tuple[Callable | None, bool]:
         if cls in _RULES:
             return _RULES[cls]
     return None, False
+
+
+def _sizes(x: Tensor) -> tuple[int | None, ...]:
+    return tuple(n if a is None else len(a) for n, a in zip(x.shape, x.axes, strict=True))
+
+
+def _is_pointwise_on(call: Callable, sample: np.ndarray) -> bool:
+    try:
+        # Keras warns of a softmax over the one column.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = ops.convert_to_numpy(call(ops.convert_to_tensor(sample)))
+            column = ops.convert_to_numpy(call(ops.convert_to_tensor(sample.reshape(-1, 1))))
+    except Exception:  # whatever a foreign function raises, it is not a known one
+        return False
+    return whole.shape == sample.shape and np.allclose(
+        whole.reshape(-1, 1), column, rtol=1e-4, atol=1e-5, equal_nan=True
+    )
+
+
+def _is_adapted(operation: Any) -> bool:
+    """Whether the layer has other variables than those that its rule knows."""
+    return bool(
+        getattr(operation, "lora_enabled", False) or getattr(operation, "quantization_mode", None)
+    )
+
+
+def _all_labelled(x: Any) -> Any:
+    """The tensor with frozen channels for None, so that a user's rule need not ask for it."""
+    if not isinstance(x, Tensor):
+        return x
+    axes = [
+        Axis(np.zeros(n, "int64"), np.full(n, np.nan)) if axis is None and n is not None else axis
+        for axis, n in zip(x.axes, x.shape, strict=True)
+    ]
+    return Tensor(x.shape, axes)
 
 
 def _draw(x: Tensor, rng: np.random.Generator) -> Any:

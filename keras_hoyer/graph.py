@@ -37,7 +37,7 @@ class Group:
     the producing, the consuming and the state slices.
 
     Args:
-        name: the paths of the kernels that produce the channels.
+        name: the layers and names of the kernels that produce the channels.
         channels: how many channels the group has; any set of them can be removed.
         producing: kernels along their outputs, biases, and normalisation scales and shifts.
         consuming: kernels along their inputs.
@@ -67,8 +67,6 @@ def channel_groups(model: keras.Model, layers: LayerSelection = None) -> list[Gr
         ValueError: If a layer name does not exist, the model is not built, or its graph cannot be
             seen.
 
-    Example:
-
     >>> model = keras.Sequential([
     ...     keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(),
     ...     keras.layers.Flatten(), keras.layers.Dense(10)])
@@ -81,7 +79,9 @@ def channel_groups(model: keras.Model, layers: LayerSelection = None) -> list[Gr
     [('kernel', 0, (4, 36))]
     """
     graph = ChannelGraph(model, values=False)
-    known = {id(w.variable) for w in find_weights(model) if w.is_kernel or w.name == "embeddings"}
+    known = {
+        id(w.variable): w.path for w in find_weights(model) if w.is_kernel or w.name == "embeddings"
+    }
     chosen = {id(w.variable) for w in find_kernels(model, layers)}
     places: dict[int, list[tuple[int, int]]] = {}  # root -> [(number of the place, index)]
     kinds: list[tuple[Weight, int]] = []
@@ -108,8 +108,8 @@ def channel_groups(model: keras.Model, layers: LayerSelection = None) -> list[Gr
             producing = "states" if weight.state else "producing"
             role = "consuming" if index in weight.reads else producing
             roles[role].append(Slice(weight.variable, index, indices))
-        kernels = [s.variable for s in roles["producing"] if id(s.variable) in known]
-        if kernels and all(id(v) in chosen for v in kernels):
-            name = ", ".join(dict.fromkeys(v.path for v in kernels))
+        kernels = [id(s.variable) for s in roles["producing"] if id(s.variable) in known]
+        if kernels and chosen.issuperset(kernels):
+            name = ", ".join(dict.fromkeys(known[kernel] for kernel in kernels))
             groups.append(Group(name, len(rows), *(tuple(role) for role in roles.values())))
     return groups

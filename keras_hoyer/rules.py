@@ -48,15 +48,31 @@ def _responses(
     varies = np.isnan(inputs)
     if border:
         varies |= inputs != 0
-    mixed = (kernel[:, varies] != 0).any(axis=(0, 1))
-    total = np.tensordot(np.nan_to_num(inputs), kernel.sum(axis=0, dtype="float64"), axes=(0, 0))
+    mixed = _used(kernel)[varies].any(axis=0)
+    total = _shift(kernel, np.where(varies, 0, inputs))
     return np.where(mixed, np.nan, total if bias is None else total + bias)
+
+
+def _used(kernel: np.ndarray) -> np.ndarray:
+    """Which outputs of a kernel `(taps, inputs, *outputs)` depend on which inputs."""
+    return kernel.any(axis=0)
+
+
+def _shift(kernel: np.ndarray, constants: np.ndarray) -> np.ndarray:
+    """What constant inputs add to the outputs of a kernel `(taps, inputs, *outputs)`."""
+    rows = constants.nonzero()[0]
+    return np.tensordot(constants[rows], kernel[:, rows].sum(axis=0, dtype="float64"), axes=(0, 0))
 
 
 def _along(values: np.ndarray, axis: int) -> np.ndarray:
     """The value of each slice along `axis` that has one value only, NaN for the others."""
     rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
     return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)
+
+
+def _zeros(axis: Axis | None) -> Axis | None:
+    """The axis with only its zeros known."""
+    return None if axis is None else axis.having(np.where(axis.constants == 0, 0, np.nan))
 
 
 def _constants(axis: Axis | None, size: int) -> np.ndarray:
@@ -99,8 +115,8 @@ def _linear(
     values = values.reshape(-1, *values.shape[-2:])
     if swapped:
         values = values.swapaxes(1, 2)
-    total = None if border else values.sum(axis=0, dtype="float64")
-    graph.read(source, (values != 0).any(axis=0), (out,), total, layer, layer.bias)
+    shift = None if border else functools.partial(_shift, values)
+    graph.read(source, _used(values), (out,), shift, layer, layer.bias)
     inputs = _constants(source, values.shape[1])
     out = out.having(_responses(values, inputs, graph.value(layer.bias), border))
     return graph.activated(out, layer.activation)
@@ -242,7 +258,7 @@ def _embedding(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
 
 @_rule(layers.EinsumDense)
 def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
-    source, weights, target = _letters(layer.equation, x.rank)
+    source, weights, target = split_equation(layer.equation, x.rank)
     axes = dict(zip(source, x.axes, strict=True))
     sizes = dict(zip(source, x.shape, strict=True))
     sizes.update(zip(weights, layer._kernel.shape, strict=True))
@@ -287,10 +303,13 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
             index = weights.index(letter)
             # What is summed over together cannot count on the other to go.
             others = [None if x in summed else axes[x] for x in weights if x != letter]
-            total = np.moveaxis(values, index, 0).astype("float64") if plain else None
+            kernel = np.moveaxis(values, index, 0)[None]
+            shift = functools.partial(_shift, kernel) if plain else None
             moved = np.moveaxis(used, index, 0)
-            graph.read(axes[letter], moved, others, total, layer, layer.bias)
-        _einsum_constants(graph, layer, values, axes, weights, summed, made, target)
+            graph.read(axes[letter], moved, others, shift, layer, layer.bias)
+        _einsum_constants(
+            graph, layer, values, axes, weights=weights, summed=summed, made=made, target=target
+        )
     for letter in made:
         axes[letter] = graph.activated(axes[letter], layer.activation)
     shape = [sizes[letter] for letter in target]
@@ -303,6 +322,7 @@ def _einsum_constants(
     layer: Any,
     values: np.ndarray,
     axes: dict[str, Axis | None],
+    *,
     weights: str,
     summed: list[str],
     made: list[str],
@@ -334,7 +354,7 @@ def _einsum_constants(
         axes[letter] = axes[letter].having(_along(results, number))
 
 
-def _letters(equation: str, rank: int) -> list[str]:
+def split_equation(equation: str, rank: int) -> list[str]:
     """The letters of an equation `a,b->c`, with `...` written out for a first operand of `rank`."""
     source, weights, target = equation.replace("->", ",").replace(" ", "").split(",")
     if "..." in equation:
@@ -363,14 +383,15 @@ def _projection(
     values = graph.value(dense._kernel)
     if values is None:
         return None
-    total = None if dense.bias is None else values.astype("float64")
-    graph.read(source, values != 0, (heads, width), total, dense, dense.bias)
+    shift = None if dense.bias is None else functools.partial(_shift, values[None])
+    graph.read(source, values != 0, (heads, width), shift, dense, dense.bias)
     return _responses(values[None], _constants(source, len(values)), graph.value(dense.bias))
 
 
 def _attend(
     graph: ChannelGraph,
     layer: Any,
+    *,
     scores: tuple[np.ndarray | None, np.ndarray | None],
     content: np.ndarray | None,
     heads: Axis,
@@ -407,7 +428,7 @@ def _attend(
 
 
 def _sequence_outputs(
-    query: Tensor, key: Tensor, heads: Axis, out: Axis | None, width: int, scores: bool
+    query: Tensor, key: Tensor, heads: Axis, out: Axis | None, *, width: int, scores: bool
 ) -> Tensor | tuple[Tensor, Tensor]:
     result = Tensor((*query.shape[:-1], width), (*(None for _ in query.shape[:-1]), out))
     if not scores:
@@ -425,7 +446,7 @@ def _freeze_masked(graph: ChannelGraph, heads: Axis, mask: Any) -> None:
 
 
 @_rule(layers.MultiHeadAttention)
-def _multi_head_attention(
+def _multi_head_attention(  # noqa: PLR0917  (called as the layer is)
     graph: ChannelGraph,
     layer: Any,
     query: Tensor,
@@ -469,13 +490,20 @@ def _multi_head_attention(
     if getattr(layer, "_use_gate", False):
         _projection(graph, layer._gate_dense, sources[0], heads, value_width)
     result = _attend(
-        graph, layer, projected[:2], projected[2], heads, query_width, value_width, out
+        graph,
+        layer,
+        scores=projected[:2],
+        content=projected[2],
+        heads=heads,
+        query_width=query_width,
+        value_width=value_width,
+        out=out,
     )
-    return _sequence_outputs(query, key, heads, result, width, return_attention_scores)
+    return _sequence_outputs(query, key, heads, result, width=width, scores=return_attention_scores)
 
 
 @_rule(layers.GroupQueryAttention)
-def _grouped_query_attention(
+def _grouped_query_attention(  # noqa: PLR0917  (called as the layer is)
     graph: ChannelGraph,
     layer: Any,
     query: Tensor,
@@ -514,8 +542,19 @@ def _grouped_query_attention(
         _projection(graph, layer._gate_dense, sources[0], heads, width)
     if projected[0] is not None:
         projected[1:] = [np.repeat(x, layer.num_repeats, axis=0) for x in projected[1:]]
-    result = _attend(graph, layer, projected[:2], projected[2], heads, width, width, out)
-    return _sequence_outputs(query, key, heads, result, layer.feature_dim, return_attention_scores)
+    result = _attend(
+        graph,
+        layer,
+        scores=projected[:2],
+        content=projected[2],
+        heads=heads,
+        query_width=width,
+        value_width=width,
+        out=out,
+    )
+    return _sequence_outputs(
+        query, key, heads, result, width=layer.feature_dim, scores=return_attention_scores
+    )
 
 
 @_rule(layers.Attention)
@@ -535,8 +574,7 @@ def _attention(
     graph.join(left, right)
     for axis, other in ((left, right), (right, left)):
         graph.read(_product_of(axis, other))
-    if content is not None:
-        content = content.having(np.where(content.constants == 0, 0, np.nan))
+    content = _zeros(content)
     result = Tensor((*query.shape[:-1], value.shape[-1]), (*(None,) * (query.rank - 1), content))
     if not return_attention_scores:
         return result
@@ -725,7 +763,7 @@ def _rms_normalization(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
         return Tensor(x.shape)
     graph.weight(layer.scale, (axis,))
     # A zero adds nothing to the sum of squares, but the mean divides by the width.
-    graph.read(axis.having(np.where(axis.constants == 0, 0, np.nan)))
+    graph.read(_zeros(axis))
     graph.scale(layer.scale, lambda size: math.sqrt(len(axis) / size(axis)))
     graph.resize(layer, lambda size: {"epsilon": layer.epsilon * len(axis) / size(axis)})
     if graph.values:
@@ -748,14 +786,10 @@ def _normalize(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
 
 def _sum_of_squares(graph: ChannelGraph, x: Tensor, indices: Sequence[int]) -> Tensor:
     """A division by a norm over `indices`, to which zeros add nothing."""
-    result = []
-    for axis in x.axes:
-        if axis is not None:
-            axis = axis.having(np.where(axis.constants == 0, 0, np.nan))
-        result.append(axis)
+    axes = [_zeros(axis) for axis in x.axes]
     for index in indices:
-        graph.read(result[index])
-    return Tensor(x.shape, result)
+        graph.read(axes[index])
+    return Tensor(x.shape, axes)
 
 
 @_rule(layers.LayerNormalization)
@@ -770,13 +804,14 @@ def _layer_normalization(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
 def _prelu(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     slopes = [a if n > 1 else None for a, n in zip(x.axes[1:], layer.alpha.shape, strict=True)]
     graph.weight(layer.alpha, slopes, state=True)
-    result = []
-    for axis in x.axes:
-        if axis is not None:
-            # Not below zero, the slope does not matter.
-            axis = axis.having(np.where(axis.constants >= 0, axis.constants, np.nan))
-        result.append(axis)
-    return Tensor(x.shape, result)
+    # Not below zero, the slope does not matter.
+    return Tensor(
+        x.shape,
+        [
+            a if a is None else a.having(np.where(a.constants >= 0, a.constants, np.nan))
+            for a in x.axes
+        ],
+    )
 
 
 @_rule(LayerScale)
@@ -810,6 +845,13 @@ def _layer_scale(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
 )
 def _unchanged(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
     return x
+
+
+@_rule(layers.Masking)
+def _masking(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    # Whether a step is masked depends on all of its features.
+    graph.freeze(*x.axes)
+    return _forgetting(x)
 
 
 @_rule(layers.Activation)
@@ -879,8 +921,8 @@ def _spatial(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Tenso
     else:
         index, axis = _image(graph, layer, x)
     pads = "ZeroPadding" in type(layer).__name__ or getattr(layer, "padding", "valid") == "same"
-    if axis is not None and (pads or isinstance(layer, layers.Resizing)):
-        axis = axis.having(np.where(axis.constants == 0, 0, np.nan))
+    if pads or isinstance(layer, layers.Resizing):
+        axis = _zeros(axis)
     if axis is not None and getattr(layer, "fill_value", 0) != 0:
         axis = axis.having(np.nan)
     return _images(layer, x, index, axis, x.shape[index])
@@ -1074,7 +1116,9 @@ def _matmul(graph: ChannelGraph, operation: Any, left: Any, right: Any) -> Any:
         return graph.opaque(operation, operands)
     rank = max(left.rank, right.rank)
     outer = "abcdefgh"[: rank - 2]
-    letters = [outer[rank - x.rank :] + ending for x, ending in zip(operands, ("xy", "yz"))]
+    letters = [
+        outer[rank - x.rank :] + ending for x, ending in zip(operands, ("xy", "yz"), strict=True)
+    ]
     return _contracted(graph, operands, letters, outer + "xz")
 
 
@@ -1104,7 +1148,7 @@ def _contracted(
 
 
 @_rule(nn_ops.DotProductAttention)
-def _dot_product_attention(
+def _dot_product_attention(  # noqa: PLR0917  (called as the operation is)
     graph: ChannelGraph,
     operation: Any,
     query: Tensor,
@@ -1127,9 +1171,7 @@ def _dot_product_attention(
     for extra in (bias, mask):
         if shared is not None and len(getattr(extra, "shape", ())) > 3 and extra.shape[1] != 1:
             graph.freeze(shared)
-    content = value.axes[-1]
-    if content is not None:
-        content = content.having(np.where(content.constants == 0, 0, np.nan))
+    content = _zeros(value.axes[-1])
     if shared is not None and heads[2] is not None:
         shared = shared.having(np.where(heads[2].constants == 0, 0, np.nan))
     return Tensor((*query.shape[:-1], value.shape[-1]), (None, None, shared, content))
@@ -1421,24 +1463,24 @@ def _pad(graph: ChannelGraph, operation: Any, x: Tensor, constant_values: Any = 
     value = np.nan
     if operation.mode == "constant":
         value = 0.0 if constant_values is None else float(constant_values)
-    padded = any(any(pair) for pair in pairs)
-    axes, shape, added = [], [], {}
-    for index, (axis, n, (before, after)) in enumerate(zip(x.axes, x.shape, pairs, strict=True)):
-        shape.append(None if n is None else n + before + after)
-        if axis is not None and padded:
-            same = np.all([i == index or not any(pair) for i, pair in enumerate(pairs)])
-            if not same:
-                axis = axis.having(np.where(axis.constants == value, value, np.nan))
-            if before or after:
-                ends = [
-                    graph.channels(operation, f"{end}{index}", count, True).having(value)
-                    for end, count in (("before", before), ("after", after))
-                ]
-                if operation.mode != "constant":
-                    graph.freeze(axis, *ends)
-                added[index] = ends
-                axis = _concatenated([ends[0], axis, ends[1]], [before, len(axis), after])
-        axes.append(axis)
+    padded = [index for index, pair in enumerate(pairs) if any(pair)]
+    shape = [None if n is None else n + sum(pair) for n, pair in zip(x.shape, pairs, strict=True)]
+    axes, added = list(x.axes), {}
+    for index, axis in enumerate(x.axes):
+        if axis is None:
+            continue
+        if padded not in ([], [index]):  # the padding lies beside the channel's own values
+            axes[index] = axis.having(np.where(axis.constants == value, value, np.nan))
+        if index in padded:
+            ends = [
+                graph.channels(operation, f"{end}{index}", count, optional=True).having(value)
+                for end, count in zip(("before", "after"), pairs[index], strict=True)
+            ]
+            if operation.mode != "constant":
+                graph.freeze(axis, *ends)
+            added[index] = ends
+            parts = [ends[0], axes[index], ends[1]]
+            axes[index] = _concatenated(parts, [len(part) for part in parts])
 
     def update(size: Callable) -> dict:
         width = [list(pair) for pair in pairs]

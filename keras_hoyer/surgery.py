@@ -44,8 +44,6 @@ def shrink(model: keras.Model) -> keras.Model:
     Raises:
         ValueError: if the model is not built, or its graph cannot be seen.
 
-    Example:
-
     >>> model = keras.Sequential([
     ...     keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
     >>> kernel, bias, *rest = model.get_weights()
@@ -107,7 +105,7 @@ def _unread(graph: ChannelGraph, stays: set[int]) -> np.ndarray:
 def _replaceable(graph: ChannelGraph, read: Read) -> np.ndarray:
     """Whether each channel is a constant that can be left out of what is read."""
     constants = read.axis.constants
-    if read.total is None:
+    if read.shift is None:
         return constants == 0
     agree = ~np.isnan(constants)
     for other in graph.reads:
@@ -120,16 +118,17 @@ def _replaceable(graph: ChannelGraph, read: Read) -> np.ndarray:
 class _Builder:
     """Makes the layers anew with the widths that are left, and calls them in the same order."""
 
-    def __init__(self, graph: ChannelGraph, removed: np.ndarray):
+    def __init__(self, graph: ChannelGraph, removed: np.ndarray) -> None:
         self.graph = graph
         self.removed = removed
+        self.classes = {type(layer).__name__: type(layer) for layer in all_layers(graph.model)}
         self.made: dict[int, tuple[Any, Any]] = {}
         self.shifts: dict[int, tuple[Read, np.ndarray]] = {}
         for read in graph.reads:
-            if read.total is not None:
+            if read.shift is not None:
                 # What varies and goes all the same is read by nothing that stays.
                 constants = np.where(self.kept(read.axis), 0, np.nan_to_num(read.axis.constants))
-                shift = np.tensordot(constants, read.total, axes=(0, 0))
+                shift = read.shift(constants)
                 if shift.any():
                     self.shifts[id(read.layer)] = (read, shift)
 
@@ -183,10 +182,8 @@ class _Builder:
     def operation(self, old: Any) -> Any:
         """The layer or operation with the sizes that are left; the same one for each call."""
         if id(old) not in self.made:
-            if _is_graph(old):
-                new = self.model(old, as_function(old))
-            else:
-                new = self.configured(old)
+            nested = _is_graph(old)
+            new = self.model(old, as_function(old)) if nested else self.configured(old)
             self.made[id(old)] = (old, new)
         return self.made[id(old)][1]
 
@@ -205,7 +202,7 @@ class _Builder:
             own = {"function": old.function, "output_shape": old._output_shape, "mask": old.mask}
             return type(old)(**{**config, **own, "arguments": old.arguments})
         # The layer is here already, so nothing untrusted is loaded.
-        with SafeModeScope(safe_mode=False):
+        with SafeModeScope(safe_mode=False), keras.saving.custom_object_scope(self.classes):
             return type(old).from_config(_without_own(config))
 
     def transfer(self) -> dict[int, Any]:
@@ -218,18 +215,21 @@ class _Builder:
         for old, new in self.made.values():
             if isinstance(old, keras.Layer) and not _is_graph(old):
                 # A bias that was added is the last weight of its layer.
-                copies.update(zip(map(id, old.weights), new.weights, strict=False))
-                for source, target in zip(old.weights, new.weights, strict=False):
-                    target.assign(self.values(source))
+                added = [None] * (len(new.weights) - len(old.weights))
+                for source, target in zip([*old.weights, *added], new.weights, strict=True):
+                    if source is not None:
+                        copies[id(source)] = target
+                        target.assign(self.values(source))
         for read, shift in self.shifts.values():
+            added = shift
             for index, axis in enumerate(read.outputs):
                 if axis is not None:
-                    shift = shift.compress(self.kept(axis), axis=index)
+                    added = added.compress(self.kept(axis), axis=index)
             if read.bias is None:
                 bias, value = self.made[id(read.layer)][1].bias, 0
             else:
                 bias, value = copies[id(read.bias)], _numpy(copies[id(read.bias)])
-            bias.assign(value + shift)
+            bias.assign(value + added)
         return copies
 
     def carry_masks(self, model: keras.Model, new: keras.Model, copies: dict[int, Any]) -> None:

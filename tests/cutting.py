@@ -78,8 +78,8 @@ def largest_difference(model, small, inputs=None):
     inputs = random_inputs(model) if inputs is None else inputs
     worst = 0.0
     before, after = model(inputs, training=False), small(inputs, training=False)
-    for one, two in zip(tree.flatten(before), tree.flatten(after), strict=True):
-        one, two = to_numpy(one).astype("float64"), to_numpy(two).astype("float64")
+    for pair in zip(tree.flatten(before), tree.flatten(after), strict=True):
+        one, two = (to_numpy(x).astype("float64") for x in pair)
         assert one.shape == two.shape
         worst = max(worst, np.abs(one - two).max() / max(np.abs(one).max(), 1e-6))
     return worst

@@ -1,9 +1,22 @@
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
-from cutting import check_shrinks, cut_channels, largest_difference, randomize
+from cutting import (
+    check_shrinks,
+    cut_channels,
+    largest_difference,
+    random_inputs,
+    randomize,
+    to_numpy,
+)
 from keras import layers, ops
 
+import keras_hoyer
+from keras_hoyer.channels import Tensor
+from keras_hoyer.graph import register_rule
 from keras_hoyer.surgery import shrink
 
 
@@ -60,7 +73,7 @@ IMAGE_STACKS = {
     "dropout": [lambda: layers.SpatialDropout2D(0.3), lambda: layers.GaussianNoise(0.2)],
     "activations": [lambda: layers.LeakyReLU(0.1), lambda: layers.Activation("swish")],
     "reshape": [lambda: layers.Reshape((144, 8)), lambda: layers.Conv1D(5, 3), layers.Flatten],
-    "reshape to rows": [lambda: layers.Reshape((12, -1)), lambda: layers.Flatten()],
+    "reshape to rows": [lambda: layers.Reshape((12, -1)), layers.Flatten],
     "permute": [lambda: layers.Permute((3, 1, 2)), layers.Flatten],
     "swapped twice": [lambda: layers.Permute((3, 1, 2)), lambda: layers.Permute((2, 3, 1))],
     "softmax over places": [lambda: layers.Softmax(axis=(1, 2))],
@@ -204,3 +217,502 @@ def test_channels_go_through_dot_products():
     four = ops.matmul(scores, value)
     x = layers.Concatenate()([one, two, three, four])
     check_shrinks(keras.Model(inputs, layers.Dense(3)(x)))
+
+
+# Constants.
+
+
+def set_weights(layer, *values):
+    layer.set_weights([np.asarray(v, "float32") for v in values])
+
+
+def widths(model):
+    return [tuple(w.shape) for w in model.weights]
+
+
+def with_dead_channels(reader, shape=(8, 8, 3), before=()):
+    """Convolution whose last three channels have no kernel but a bias, then the reader."""
+    x = inputs = keras.Input(shape)
+    conv = layers.Conv2D(8, 3, activation="relu") if len(shape) == 3 else layers.Dense(8, "relu")
+    x = conv(x)
+    for layer in before:
+        x = layer(x)
+    x = reader(x)
+    x = layers.Flatten()(x) if len(x.shape) > 3 else x
+    model = randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    kernel, bias = (np.array(w) for w in conv.get_weights())
+    kernel[..., 5:] = 0
+    bias[5:] = [0.7, 1.5, -2.0]
+    conv.set_weights([kernel, bias])
+    return model
+
+
+FOLDING = {
+    "dense": (lambda: layers.Dense(4, "relu"), (6,)),
+    "dense without bias": (lambda: layers.Dense(4, use_bias=False), (6,)),
+    "valid convolution": (lambda: layers.Conv2D(4, 3, activation="tanh"), (8, 8, 3)),
+    "strided convolution without bias": (lambda: layers.Conv2D(4, 3, 2, use_bias=False), (8, 8, 3)),
+    "pointwise convolution": (lambda: layers.Conv2D(4, 1, padding="same"), (8, 8, 3)),
+    "separable convolution": (lambda: layers.SeparableConv2D(4, 3, use_bias=False), (8, 8, 3)),
+    "einsum dense": (lambda: layers.EinsumDense("ab,bc->ac", 4, bias_axes="c"), (6,)),
+}
+
+
+@pytest.mark.parametrize(("make", "shape"), FOLDING.values(), ids=FOLDING.keys())
+def test_a_constant_goes_into_the_bias_of_its_reader(make, shape):
+    model = with_dead_channels(make(), shape)
+    small = shrink(model)
+    assert small.layers[1].bias.shape == (5,)
+    assert largest_difference(model, small) <= 1e-4
+
+
+def test_a_constant_goes_through_batch_normalization_and_activation():
+    between = [layers.BatchNormalization(), layers.Activation("sigmoid"), layers.MaxPooling2D()]
+    model = with_dead_channels(layers.Conv2D(4, 2), before=between)
+    small = shrink(model)
+    assert small.layers[1].filters == 5
+    assert largest_difference(model, small) <= 1e-4
+
+
+@pytest.mark.parametrize(
+    "reader",
+    [
+        lambda: layers.Conv2D(4, 3, padding="same"),
+        lambda: layers.Conv2DTranspose(4, 3, strides=2),
+        layers.UnitNormalization,
+    ],
+    ids=["padded convolution", "transposed convolution", "unit normalization"],
+)
+def test_a_constant_stays_where_no_bias_can_replace_it(reader):
+    model = with_dead_channels(reader())
+    small = shrink(model)
+    # The eighth is a zero behind the activation and goes; the two others stay.
+    assert small.layers[1].filters == 7
+    assert largest_difference(model, small) <= 1e-4
+
+
+def test_a_layer_called_on_different_constants_keeps_them():
+    inputs = keras.Input((6,))
+    one, two, shared = layers.Dense(4), layers.Dense(4), layers.Dense(5)
+    x = layers.Add()([shared(one(inputs)), shared(two(inputs))])
+    model = randomize(keras.Model(inputs, layers.Dense(2)(x)))
+    for layer, constants in ((one, [0.5, 0.25]), (two, [0.5, 0.75])):
+        kernel, bias = (np.array(w) for w in layer.get_weights())
+        kernel[:, :2], bias[:2] = 0, constants
+        layer.set_weights([kernel, bias])
+    small = shrink(model)
+    assert [layer.units for layer in small.layers if isinstance(layer, layers.Dense)][:2] == [3, 3]
+    assert largest_difference(model, small) <= 1e-4
+
+
+def test_a_channel_that_nobody_reads_goes():
+    model = keras.Sequential(
+        [keras.Input((4,)), layers.Dense(6, "relu"), layers.Dense(5, "relu"), layers.Dense(2)]
+    )
+    randomize(model)
+    kernel, bias = (np.array(w) for w in model.layers[2].get_weights())
+    kernel[3:] = 0
+    model.layers[2].set_weights([kernel, bias])
+    # The middle layer's channels 3 and 4 are not read, and channel 5 of the first only by them.
+    kernel, bias = (np.array(w) for w in model.layers[1].get_weights())
+    kernel[5, :3] = 0
+    model.layers[1].set_weights([kernel, bias])
+    small = shrink(model)
+    assert [layer.units for layer in small.layers] == [5, 3, 2]
+    assert largest_difference(model, small) <= 1e-4
+
+
+def test_units_that_only_feed_each_other_go():
+    model = keras.Sequential([keras.Input((5, 3)), layers.SimpleRNN(6), layers.Dense(2)])
+    randomize(model)
+    kernel, recurrent, bias = (np.array(w) for w in model.layers[0].get_weights())
+    recurrent[4:, :4] = 0
+    model.layers[0].set_weights([kernel, recurrent, bias])
+    kernel, bias = (np.array(w) for w in model.layers[1].get_weights())
+    kernel[4:] = 0
+    model.layers[1].set_weights([kernel, bias])
+    small = shrink(model)
+    assert small.layers[0].units == 4
+    assert largest_difference(model, small) <= 1e-4
+
+
+@pytest.mark.parametrize("norm", [layers.LayerNormalization, lambda: layers.GroupNormalization(1)])
+def test_zero_channels_stay_under_a_normalization_that_they_count_in(norm):
+    x = inputs = keras.Input((6,))
+    dense = layers.Dense(8)
+    model = keras.Model(inputs, layers.Dense(3)(norm()(dense(x))))
+    kernel, bias = (np.array(w) for w in dense.get_weights())
+    kernel[:, 4:] = 0
+    dense.set_weights([kernel, bias])
+    small = shrink(model)
+    assert small.layers[1].units == 8
+    assert largest_difference(model, small) <= 1e-4
+
+
+def test_rms_normalization_counts_the_channels_that_are_left():
+    x = inputs = keras.Input((6,))
+    dense = layers.Dense(8)
+    x = layers.RMSNormalization(epsilon=0.3)(dense(x))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    kernel, bias = (np.array(w) for w in dense.get_weights())
+    kernel[:, 3:], bias[3:] = 0, 0
+    dense.set_weights([kernel, bias])
+    small = shrink(model)
+    assert small.layers[1].units == 3
+    assert largest_difference(model, small) <= 1e-5
+
+
+def test_one_channel_of_a_dead_layer_stays():
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.Conv2D(6, 3, activation="relu"),
+            layers.Conv2D(5, 3),
+            layers.Flatten(),
+            layers.Dense(4),
+        ]
+    )
+    randomize(model)
+    set_weights(model.layers[1], np.zeros((3, 3, 6, 5)), np.zeros(5))
+    small = shrink(model)
+    assert [small.layers[0].filters, small.layers[1].filters] == [1, 1]
+    assert largest_difference(model, small) <= 1e-4
+    assert widths(shrink(small)) == widths(small)
+
+
+def test_a_weightless_layer_called_twice_keeps_one_shape():
+    inputs = keras.Input((6,))
+    reshape = layers.Reshape((2, 4))
+    one, two = layers.Dense(8), layers.Dense(8)
+    x = layers.Concatenate()([reshape(one(inputs)), reshape(two(inputs))])
+    check_shrinks(keras.Model(inputs, layers.Dense(3)(layers.Flatten()(x))))
+
+
+def test_a_nested_model_called_on_a_fixed_and_a_free_width_keeps_it():
+    inner = keras.Sequential([keras.Input((6,)), layers.ReLU()])
+    inputs = keras.Input((6,))
+    dense = layers.Dense(6)
+    x = layers.Concatenate()([inner(inputs), inner(dense(inputs))])
+    model = randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    set_weights(dense, np.zeros((6, 6)), np.zeros(6))
+    small = shrink(model)
+    assert widths(small) == widths(model)
+    assert largest_difference(model, small) <= 1e-6
+
+
+def test_masking_sees_all_features():
+    x = inputs = keras.Input((5, 3))
+    dense = layers.Dense(6)
+    x = layers.LSTM(4)(layers.Masking(0.5)(dense(x)))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    kernel, bias = (np.array(w) for w in dense.get_weights())
+    kernel[:, 1:], bias[1:] = 0, 0
+    kernel[:, 0] = [0.5, 0, 0]
+    bias[0] = 0
+    dense.set_weights([kernel, bias])
+    small = shrink(model)
+    inputs = np.ones((2, 5, 3), "float32")
+    assert largest_difference(model, small, inputs) <= 1e-6
+
+
+# What is carried over.
+
+
+def cut_classifier(**dense):
+    model = keras.Sequential(
+        [
+            keras.Input((12, 12, 3), name="image"),
+            layers.Conv2D(8, 3, activation="relu", name="first"),
+            layers.BatchNormalization(name="norm"),
+            layers.Conv2D(6, 3, name="second"),
+            layers.GlobalAveragePooling2D(),
+            layers.Dense(4, name="head", **dense),
+        ],
+        name="classifier",
+    )
+    randomize(model)
+    cut_channels(model, 0.5)
+    return model
+
+
+def test_a_model_without_zeros_stays_as_it_is():
+    model = randomize(cut_classifier())
+    small = shrink(model)
+    assert widths(small) == widths(model)
+    for one, two in zip(model.get_weights(), small.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_the_model_itself_is_not_changed():
+    model = cut_classifier()
+    before, config = model.get_weights(), model.to_json()
+    shrink(model)
+    assert model.to_json() == config
+    for one, two in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(one, two)
+
+
+def test_names_types_and_trainable_flags_are_kept():
+    model = cut_classifier()
+    model.get_layer("norm").trainable = False
+    small = shrink(model)
+    assert isinstance(small, keras.Sequential)
+    assert small.name == "classifier"
+    assert [layer.name for layer in small.layers] == [layer.name for layer in model.layers]
+    assert small.input_shape == model.input_shape
+    assert small.inputs[0].name == "image"
+    assert [w.trainable for w in small.weights] == [w.trainable for w in model.weights]
+
+
+def test_trainable_flags_of_nested_models_are_kept():
+    base = cut_classifier()
+    inputs = keras.Input((12, 12, 3))
+    model = keras.Model(inputs, layers.Dense(2)(base(inputs)))
+    base.trainable = False
+    base.get_layer("second").trainable = True
+    small = shrink(model)
+    assert [w.trainable for w in small.weights] == [w.trainable for w in model.weights]
+    assert small.layers[1].name == "classifier"
+
+
+@pytest.mark.parametrize("policy", ["mixed_float16", "bfloat16", "float64"])
+def test_dtype_policies_are_kept(policy):
+    keras.config.set_dtype_policy(policy)
+    try:
+        model = cut_classifier()
+    finally:
+        keras.config.set_dtype_policy("float32")
+    small = shrink(model)
+    assert small.get_layer("first").filters < 8
+    assert [layer.dtype_policy.name for layer in small.layers] == [policy] * len(small.layers)
+    assert [w.dtype for w in small.weights] == [w.dtype for w in model.weights]
+    assert largest_difference(model, small) <= (1e-9 if policy == "float64" else 2e-2)
+
+
+def test_compile_settings_are_kept_and_training_goes_on():
+    model = cut_classifier()
+    optimizer = keras.optimizers.Adam(keras.optimizers.schedules.ExponentialDecay(0.02, 5, 0.9))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(optimizer, loss, metrics=["accuracy"])
+    small = shrink(model)
+    assert isinstance(small.optimizer, keras.optimizers.Adam)
+    assert small.optimizer.get_config() == model.optimizer.get_config()
+    assert small.loss.from_logits
+    x = np.random.default_rng(0).normal(size=(32, 12, 12, 3)).astype("float32")
+    y = (x.mean(axis=(1, 2, 3)) > 0).astype("int32")
+    before, _ = small.evaluate(x, y, verbose=0)
+    small.fit(x, y, epochs=5, verbose=0)
+    after, _ = small.evaluate(x, y, verbose=0)
+    assert after < before
+
+
+def test_compile_settings_that_cannot_be_copied_are_warned_of():
+    model = cut_classifier()
+    model.compile("sgd", lambda y, p: ops.mean(p - y))
+    with pytest.warns(UserWarning, match="compile settings"):
+        assert not shrink(model).compiled
+
+
+def test_the_smaller_model_loads_without_this_package(tmp_path):
+    model = cut_classifier(kernel_regularizer=keras_hoyer.HoyerSquare(1e-3))
+    keras_hoyer.prune(model.get_layer("first"), keras_hoyer.criteria.Threshold(1e-9))
+    model.get_layer("second").kernel_regularizer = keras.regularizers.L2(1e-4)
+    small = shrink(model)
+    x = random_inputs(small)
+    small.save(tmp_path / "small.keras")
+    np.save(tmp_path / "x.npy", x)
+    np.save(tmp_path / "y.npy", to_numpy(small(x)))
+    code = (
+        "import sys; sys.modules['keras_hoyer'] = None\n"
+        "import keras, numpy as np\n"
+        f"model = keras.saving.load_model({str(tmp_path / 'small.keras')!r})\n"
+        "assert isinstance(model.get_layer('second').kernel_regularizer, keras.regularizers.L2)\n"
+        f"y = keras.ops.convert_to_numpy(model(np.load({str(tmp_path / 'x.npy')!r})))\n"
+        f"np.testing.assert_allclose(y, np.load({str(tmp_path / 'y.npy')!r}), atol=1e-5)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr[-2000:]
+
+
+def test_the_smaller_model_clones():
+    small = shrink(cut_classifier())
+    clone = keras.models.clone_model(small)
+    clone.set_weights(small.get_weights())
+    assert largest_difference(small, clone) == 0
+
+
+def test_masks_of_what_is_left_are_held():
+    model = cut_classifier(kernel_constraint=keras.constraints.MaxNorm(3.0))
+    model.compile("sgd", "mse")
+    keras_hoyer.prune(model, keras_hoyer.criteria.TargetSparsity(0.8))
+    model.get_layer("first").bias_constraint = keras.constraints.NonNeg()
+    small = shrink(model)
+    assert small.count_params() < model.count_params()
+    x = np.random.default_rng(0).normal(size=(8, 12, 12, 3)).astype("float32")
+    zeros = [to_numpy(layer.kernel) == 0 for layer in (small.layers[2], small.layers[4])]
+    assert any(zero.any() for zero in zeros)
+    small.fit(x, np.ones((8, 4)), verbose=0)
+    for zero, layer in zip(zeros, (small.layers[2], small.layers[4]), strict=True):
+        assert (to_numpy(layer.kernel)[zero] == 0).all()
+        assert (to_numpy(layer.kernel)[~zero] != 0).all()
+    inner = small.layers[4].kernel_constraint
+    inner = getattr(inner, "constraint", inner)
+    assert isinstance(inner, keras.constraints.MaxNorm)
+    assert isinstance(small.layers[0].bias_constraint, keras.constraints.NonNeg)
+
+
+# Models whose graph is not given.
+
+
+class Subclassed(keras.Model):
+    def __init__(self, branch=False):
+        super().__init__()
+        self.first = layers.Conv2D(8, 3, activation="relu")
+        self.second = layers.Conv2D(6, 3)
+        self.head = layers.Dense(4)
+        self.branch = branch
+
+    def call(self, inputs):
+        x = self.first(inputs)
+        if self.branch and ops.sum(x) > 0:
+            x = -x
+        x = ops.mean(self.second(x), axis=(1, 2))
+        return self.head(x)
+
+
+def test_a_subclassed_model_is_traced():
+    model = Subclassed()
+    x = np.random.default_rng(0).normal(size=(3, 12, 12, 3)).astype("float32")
+    model(x)
+    small = check_shrinks(model, inputs=x)
+    assert type(small).__name__ == "Functional"
+
+
+def test_a_subclassed_model_that_cannot_be_traced_gets_an_error():
+    model = Subclassed(branch=True)
+    model(np.ones((3, 12, 12, 3), "float32"))
+    with pytest.raises(ValueError, match="functional model"):
+        shrink(model)
+
+
+def test_a_model_that_is_not_built_gets_an_error():
+    with pytest.raises(ValueError, match="not built"):
+        shrink(keras.Sequential([layers.Dense(3), layers.Dense(2)]))
+    with pytest.raises(ValueError, match="not built"):
+        shrink(Subclassed())
+    with pytest.raises(ValueError, match="Expected a Keras model"):
+        shrink(layers.Dense(3))
+
+
+# Layers without a rule, and rules of users.
+
+
+class Gain(keras.layers.Layer):
+    def __init__(self, width, offset=0.0, **kwargs):
+        super().__init__(**kwargs)
+        self.width = width
+        self.offset = offset
+
+    def build(self, input_shape):
+        self.gain = self.add_weight(shape=(self.width,), initializer="ones", name="gain")
+
+    def call(self, inputs):
+        return inputs * self.gain + self.offset
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.width, "offset": self.offset}
+
+
+def gain_model(offset=0.0, rule=None):
+    class Own(Gain):
+        def call(self, inputs):
+            return super().call(inputs)
+
+    if rule is not None:
+        register_rule(Own)(rule)
+    x = inputs = keras.Input((6,))
+    dense = layers.Dense(8)
+    x = layers.Dense(5)(Own(8, offset, name="own")(dense(x)))
+    model = randomize(keras.Model(inputs, x))
+    kernel, bias = (np.array(w) for w in dense.get_weights())
+    kernel[:, 4:], bias[4:] = 0, 0
+    dense.set_weights([kernel, bias])
+    return model
+
+
+def gain_rule(graph, layer, inputs):
+    channels = inputs.axes[-1]
+    graph.weight(layer.gain, [channels])
+    graph.resize(layer, lambda size: {"width": size(channels)})
+    return inputs
+
+
+def test_a_layer_without_a_rule_keeps_its_channels_and_is_named():
+    model = gain_model()
+    with pytest.warns(UserWarning, match="Own 'own'") as caught:
+        small = shrink(model)
+    assert len([w for w in caught if "rule" in str(w.message)]) == 1
+    assert widths(small) == widths(model)
+    assert largest_difference(model, small) == 0
+
+
+@pytest.mark.parametrize("offset", [0.0, 0.5])
+def test_a_registered_rule_lets_channels_go(offset):
+    model = gain_model(offset, gain_rule)
+    small = shrink(model)
+    assert small.layers[1].units == 4
+    assert small.get_layer("own").width == 4
+    assert largest_difference(model, small) <= 1e-5
+
+
+def test_a_rule_that_returns_a_wrong_shape_gets_an_error():
+    def wrong(graph, layer, inputs):
+        return Tensor((None, 3), (None, graph.channels(layer, "units", 3)))
+
+    with pytest.raises(ValueError, match=r"Own 'own'.*Expected: \[\(None, 8\)\]"):
+        shrink(gain_model(rule=wrong))
+
+
+def test_a_rule_that_labels_a_weight_wrongly_gets_an_error():
+    def wrong(graph, layer, inputs):
+        graph.weight(layer.gain, [graph.channels(layer, "units", 3)])
+        return inputs
+
+    with pytest.raises(ValueError, match="gain"):
+        shrink(gain_model(rule=wrong))
+
+
+def test_a_lambda_that_mixes_channels_keeps_them():
+    x = inputs = keras.Input((6,))
+    dense = layers.Dense(8)
+    x = layers.Lambda(lambda x: x - ops.mean(x, axis=-1, keepdims=True), name="mixer")(dense(x))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    kernel, bias = (np.array(w) for w in dense.get_weights())
+    kernel[:, 4:], bias[4:] = 0, 0
+    dense.set_weights([kernel, bias])
+    with pytest.warns(UserWarning, match="Lambda 'mixer'"):
+        small = shrink(model)
+    assert widths(small) == widths(model)
+    assert largest_difference(model, small) == 0
+
+
+@pytest.mark.parametrize("activation", ["softmax", "log_softmax"])
+def test_an_activation_that_mixes_channels_keeps_them(activation):
+    x = inputs = keras.Input((6,))
+    dense = layers.Dense(8)
+    x = layers.Activation(activation)(dense(x))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    kernel, bias = (np.array(w) for w in dense.get_weights())
+    kernel[:, 4:], bias[4:] = 0, 0
+    dense.set_weights([kernel, bias])
+    small = shrink(model)
+    assert small.layers[1].units == 8
+    assert largest_difference(model, small) <= 1e-6
+
+
+def test_an_adapted_layer_keeps_its_weights():
+    model = gain_model(rule=gain_rule)
+    model.layers[3].enable_lora(2)
+    with pytest.warns(UserWarning, match="Dense"):
+        small = shrink(model)
+    assert largest_difference(model, small) <= 1e-5
