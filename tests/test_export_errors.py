@@ -86,6 +86,8 @@ def test_endings_and_formats_that_do_not_fit(tmp_path, name, format, match):
         ("m.tflite", {"tolerance": -1}, "argument `tolerance`.*-1"),
         ("m.tflite", {"tolerance": float("nan")}, "argument `tolerance`.*nan"),
         ("m.tflite", {"tolerance": "1e-3"}, "argument `tolerance`"),
+        ("m.tflite", {"optimize_for": "speed"}, "argument `optimize_for`.*'speed'"),
+        ("m.npz", {"optimize_for": "latency"}, "argument `optimize_for`.*'npz'"),
         ("m.tflite", {"tolerance": True}, "argument `tolerance`"),
     ],
 )

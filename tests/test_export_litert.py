@@ -4,7 +4,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_hoyer.exporters import ExportError, export, litert, litert_file
+from keras_hoyer.exporters import ExportError, export, litert, litert_encoding, litert_file
 
 litert_interpreter = pytest.importorskip("ai_edge_litert.interpreter")
 layers = keras.layers
@@ -89,20 +89,98 @@ def test_blocks_of_four_are_stored_as_blocks(tmp_path):
 
 
 @on_tensorflow
-def test_sparse_encoding_is_kept_only_where_it_makes_the_file_smaller(tmp_path):
-    model = prune(mlp(300, inputs=300), 0.32)
-    result = export(model, tmp_path / "m.tflite")
-    dense, sparse = result.candidates
-    assert sparse.bytes > dense.bytes and result.bytes == dense.bytes
-    assert sparse.outcome == "right, but not smaller"
-    assert export(model, tmp_path / "m.tflite", sparse=True).bytes == sparse.bytes
+def test_random_zeros_are_not_taken_for_blocks(tmp_path):
+    result = export(prune(mlp(300, 100, 10), 0.98), tmp_path / "m.tflite")
+    assert {t.storage for t in result.tensors} == {"csr"}
+    assert result.bytes <= 40_000
 
 
 @on_tensorflow
-def test_a_dense_model_is_converted_once(tmp_path):
-    result = export(prune(mlp(20, 10), 0.1), tmp_path / "m.tflite")
+def test_too_few_zeros_are_not_encoded(tmp_path):
+    model = prune(mlp(300, inputs=300), 0.3)
+    result = export(model, tmp_path / "m.tflite")
     assert result.bytes == result.dense_bytes
-    assert any(c.outcome.startswith("not tried: no kernel has") for c in result.candidates)
+    assert [c.outcome for c in result.candidates] == ["kept", "not tried: no tensor gets smaller"]
+    with pytest.raises(ExportError, match=r"'check'.*no candidate is right"):
+        export(model, tmp_path / "other.tflite", sparse=True)
+    assert export(model, tmp_path / "m.tflite", sparse=False).bytes == result.bytes
+
+
+@on_tensorflow
+@pytest.mark.parametrize("quantize", [None, "float16", "int8"])
+@pytest.mark.parametrize("inputs", [96, 100, 101, 103])
+def test_no_row_is_lost_where_a_block_does_not_divide_the_kernel(tmp_path, quantize, inputs):
+    rng = np.random.default_rng(inputs)
+    model = mlp(64, 10, inputs=inputs)
+    prune(model, 0.9, block=16)
+    kernel = model.layers[0].kernel.numpy()
+    kernel[-5:] = rng.standard_normal((5, 64))  # the last rows carry most of the output
+    model.layers[0].kernel.assign(kernel)
+    x = rng.standard_normal((40, inputs)).astype("float32")
+    result = export(model, tmp_path / "m.tflite", quantize=quantize, representative_data=x)
+    wanted = forward_in_float64(model, x)
+    got = run_file(result.path, x)["output_0"]
+    limit = {None: 1e-5, "float16": 5e-3, "int8": 0.05}[quantize]
+    assert np.abs(got - wanted).max() < limit * np.abs(wanted).max()
+    assert not any("above" in c.outcome for c in result.candidates)
+
+
+@on_tensorflow
+@pytest.mark.parametrize(
+    ("quantize", "dtypes", "share"),
+    [
+        ("float16", {"float16 csr"}, 0.1),
+        ("dynamic", {"int8 dense", "float32 block (4,)"}, 1),
+        ("int8", {"int8 dense", "int8 block (16,)"}, 0.25),
+    ],
+)
+def test_quantized_files_are_right_and_never_larger_than_dense(tmp_path, quantize, dtypes, share):
+    model = prune(mlp(300, 100, 10), 0.98, block=4)
+    x = np.random.default_rng(1).standard_normal((60, 784)).astype("float32")
+    result = export(model, tmp_path / "m.tflite", quantize=quantize, representative_data=x)
+    assert result.bytes <= share * result.dense_bytes
+    assert {f"{t.dtype} {t.storage}" for t in result.tensors} == dtypes
+    wanted = forward_in_float64(model, x)
+    error = np.abs(run_file(result.path, x)["output_0"] - wanted).max() / np.abs(wanted).max()
+    assert error < {"float16": 2e-3, "dynamic": 0.03, "int8": 0.05}[quantize]
+    # Quantization is symmetric: what was zero is zero.
+    zeros = sorted(np.mean(layer.get_weights()[0] == 0) for layer in model.layers)
+    assert all(
+        t.sparsity >= zero - 1e-9
+        for t, zero in zip(sorted(result.tensors, key=lambda t: t.sparsity), zeros, strict=True)
+    )
+
+
+@on_tensorflow
+def test_the_fastest_file_is_kept_on_request(tmp_path, monkeypatch):
+    model = prune(mlp(1024, 10, inputs=1024), 0.95, block=4)
+    result = export(model, tmp_path / "m.tflite", optimize_for="latency")
+    dense, sparse = result.candidates
+    assert sparse.milliseconds < dense.milliseconds
+    assert result.bytes == sparse.bytes and "ms" in str(result)
+
+    def slower(arguments, timeout, environment=None):
+        failure = run_process(arguments, timeout, environment)
+        if arguments[1] == "time":
+            _, _, _, times, dense, sparse = arguments
+            with open(times, "w") as file:
+                file.write(f'{{"{dense}": 1.0, "{sparse}": 1.2}}')
+        return failure
+
+    run_process = litert._run_process
+    monkeypatch.setattr(litert, "_run_process", slower)
+    result = export(model, tmp_path / "m.tflite", optimize_for="latency")
+    assert result.bytes == result.dense_bytes
+    assert result.candidates[1].outcome == "right, but slower or larger"
+
+
+@on_tensorflow
+def test_few_zeros_are_not_stored_as_blocks_for_latency(tmp_path):
+    model = prune(mlp(200, 10, inputs=400), 0.6, block=4)
+    small = export(model, tmp_path / "m.tflite")
+    fast = export(model, tmp_path / "m.tflite", optimize_for="latency")
+    assert "block (4,)" in {t.storage for t in small.tensors}
+    assert "block (4,)" not in {t.storage for t in fast.tensors}
 
 
 @on_tensorflow
@@ -352,16 +430,11 @@ def not_finite(wrong, tmp_path_factory):
 
 
 def inject(monkeypatch, content, into):
-    """Puts a broken file in the place of the candidates whose name holds `into`."""
-    convert = litert._converted
-
-    def converted_or_broken(tf, saved, variant, signature, calibration):
-        if into in variant.name:
-            return content
-        return convert(tf, saved, variant, signature, calibration)
-
-    monkeypatch.setattr(litert, "_converted", converted_or_broken)
-    monkeypatch.setattr(litert_file, "make_zeros_positive", lambda content: None)
+    """Puts a broken file in the place of the sparse candidate, or of all."""
+    monkeypatch.setattr(litert_encoding, "encode", lambda dense, largest_share: content)
+    if into == "all":
+        monkeypatch.setattr(litert, "_converted", lambda *args: content)
+        monkeypatch.setattr(litert_file, "make_zeros_positive", lambda content: None)
 
 
 FAILURES = [
@@ -396,7 +469,8 @@ def test_no_right_candidate_leaves_no_file_and_an_older_one_untouched(
     tmp_path, monkeypatch, request, victim, content
 ):
     broken = b"garbage" * 100 if content == "garbage" else request.getfixturevalue(content)
-    inject(monkeypatch, broken, "")
+    inject(monkeypatch, broken, "all")
+    assert not list(tmp_path.iterdir())
     for older in (None, b"older"):
         if older:
             (tmp_path / "m.tflite").write_bytes(older)
@@ -406,6 +480,21 @@ def test_no_right_candidate_leaves_no_file_and_an_older_one_untouched(
         assert len(caught.value.candidates) == 2
         assert "float32 sparse" in str(caught.value)
         assert [p.read_bytes() for p in tmp_path.iterdir()] == ([older] if older else [])
+
+
+@on_tensorflow
+def test_a_sparse_file_must_be_as_right_as_the_dense_one(tmp_path, monkeypatch, victim):
+    """A wide tolerance does not let a file pass that lost some weights."""
+    damaged = mlp(300, 4, inputs=300)
+    damaged.set_weights(victim.get_weights())
+    kernel = victim.layers[0].kernel.numpy()
+    kernel[:8] = 0
+    damaged.layers[0].kernel.assign(kernel)
+    inject(monkeypatch, converted(damaged, tmp_path / "other.tflite"), "sparse")
+    result = export(victim, tmp_path / "m.tflite", tolerance=1.0)
+    dense, sparse = result.candidates
+    assert 0.05 < sparse.max_error < 1 and "1.5 times that of the dense file" in sparse.outcome
+    assert dense.outcome == "kept"
 
 
 @on_tensorflow

@@ -16,7 +16,7 @@ from keras_hoyer.exporters import litert, signatures
 
 
 def main(folder: Path) -> None:
-    """Writes the variants' files and `failures.json`."""
+    """Writes the file, or `failure.txt`."""
     job = json.loads((folder / "job.json").read_text())
     model = keras.models.load_model(folder / "model.keras", compile=False)
     inputs = tuple(
@@ -28,17 +28,11 @@ def main(folder: Path) -> None:
     if (folder / "calibration.npz").exists():
         with np.load(folder / "calibration.npz") as stored:
             calibration = [stored[name] for name in stored.files]
-    variants = [litert.Variant(**variant) for variant in job["variants"]]
-    failures = litert.convert_here(
-        model,
-        signature,
-        folder,
-        variants=variants,
-        calibration=calibration,
-        unroll=job["unroll"],
+    failure = litert.convert_here(
+        model, signature, folder, calibration, quantize=job["quantize"], unroll=job["unroll"]
     )
-    reasons = {variant.name: reason for variant, reason in failures.items()}
-    (folder / "failures.json").write_text(json.dumps(reasons))
+    if failure is not None:
+        (folder / "failure.txt").write_text(failure)
 
 
 if __name__ == "__main__":

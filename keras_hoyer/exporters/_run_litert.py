@@ -1,29 +1,63 @@
-"""Runs one LiteRT file on stored inputs; started by file path, in a process of its own.
+"""Runs LiteRT files on stored inputs; started by file path, in a process of its own.
 
 A broken file can end the process or never come back, so it is never run in the caller's. Only NumPy
 and the interpreter are imported: the whole run takes a fraction of a second.
 
-Usage: _run_litert.py MODEL CALLS OUTPUTS. CALLS holds the input names and, as `{call}_{input}`, the
-arrays of each call; the outputs are written as `{call}/{output name}`.
+CALLS holds the input names and, as `{call}_{input}`, the arrays of each call.
+
+Usage: _run_litert.py run CALLS OUTPUTS MODEL
+           all calls; writes arrays named `{call}/{output name}`
+       _run_litert.py time CALLS TIMES MODEL...
+           the first call, again and again on each model by turns, on one thread; writes the
+           medians in milliseconds as JSON
 """
 
 import sys
 
+# How long each file is timed, in seconds, and the most and fewest turns.
+SECONDS, MOST, FEWEST = 1.0, 200, 10
 
-def main(model: str, calls: str, outputs: str) -> None:
-    """Runs every call in order and writes what came out."""
+
+def main(mode: str, calls: str, out: str, *models: str) -> None:
+    """Does what the usage says."""
+    import json  # noqa: PLC0415
+    import statistics  # noqa: PLC0415
+    import time  # noqa: PLC0415
+
     import numpy as np  # noqa: PLC0415
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
-    runner = Interpreter(model_path=model).get_signature_runner("serving_default")
     with np.load(calls) as stored:
         names = stored["names"].tolist()
+        inputs = [
+            {name: stored[f"{call}_{i}"] for i, name in enumerate(names)}
+            for call in range(int(stored["count"]))
+        ]
+    if mode == "run":
+        runner = Interpreter(model_path=models[0]).get_signature_runner("serving_default")
         results = {}
-        for call in range(int(stored["count"])):
-            inputs = {name: stored[f"{call}_{i}"] for i, name in enumerate(names)}
-            for name, array in runner(**inputs).items():
+        for call, arrays in enumerate(inputs):
+            for name, array in runner(**arrays).items():
                 results[f"{call}/{name}"] = array
-    np.savez(outputs, **results)
+        np.savez(out, **results)
+        return
+
+    interpreters = {}
+    for model in models:
+        interpreter = Interpreter(model_path=model, num_threads=1)
+        interpreter.get_signature_runner("serving_default")(**inputs[0])  # sets shapes and inputs
+        interpreters[model] = interpreter
+    times = {model: [] for model in models}
+    end = time.perf_counter() + SECONDS * len(models)
+    for turn in range(MOST):
+        if turn >= FEWEST and time.perf_counter() > end:
+            break
+        for model, interpreter in interpreters.items():
+            start = time.perf_counter()
+            interpreter.invoke()
+            times[model].append(1000 * (time.perf_counter() - start))
+    with open(out, "w") as file:
+        json.dump({model: statistics.median(each) for model, each in times.items()}, file)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import importlib.util
 import json
 import os
 import shutil
@@ -16,7 +15,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_hoyer.exporters import litert_file, signatures
+from keras_hoyer.exporters import litert_encoding, litert_file, signatures
 from keras_hoyer.exporters.results import Candidate, ExportError, ExportResult
 
 # Seconds after which a file that is still running counts as hung, and a conversion in a process of
@@ -27,28 +26,19 @@ CONVERT_TIMEOUT = 3600
 # Largest error that is allowed, relative to the largest output.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.2}
 
-# The converter encodes nothing sparsely below 30% zeros.
-LEAST_SPARSITY = 0.25
+# A sparse file computes with the dense one's weights. An error that is this many times larger is a
+# sign that it does not, however wide the tolerance of the quantization; the second number is the
+# share of the tolerance below which errors are noise.
+SPARSE_ERROR = 1.5, 0.05
+
+# Blocks that keep more than this share of a kernel are slower than the dense kernel.
+FAST_SHARE = 0.25
+
+# How much slower than the fastest file a smaller one may be, within the noise of the measurement.
+SAME_SPEED = 1.1
 
 # More steps than this make an unrolled graph too slow to convert.
 UNROLLED_STEPS = 64
-
-
-@dataclasses.dataclass(frozen=True)
-class Variant:
-    """One way to make the file."""
-
-    quantize: str | None
-    sparse: bool
-
-    @property
-    def name(self) -> str:
-        """What the result calls it."""
-        return f"{self.quantize or 'float32'} {'sparse' if self.sparse else 'dense'}"
-
-    def file(self, folder: Path) -> Path:
-        """Where it is written."""
-        return folder / f"{self.name.replace(' ', '-')}.tflite"
 
 
 def write(
@@ -60,6 +50,7 @@ def write(
     data: list[np.ndarray] | None,
     sparse: bool | str,
     tolerance: float | None,
+    optimize_for: str,
 ) -> ExportResult:
     """Writes the best `.tflite` file that is right into `folder`.
 
@@ -71,101 +62,98 @@ def write(
         data: representative inputs as `signatures.arrays_of` gives them, or `None`.
         sparse: `True`, `False` or `"auto"`.
         tolerance: largest relative error, or `None` for the default of the quantization.
+        optimize_for: `"size"` or `"latency"`.
 
     Returns:
         The result; its `path` lies in `folder`.
 
     Raises:
-        ExportError: if the model cannot be called, or no candidate is right.
+        ExportError: if the model cannot be called or converted, or no candidate is right.
     """
     tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
-    notes = []
-    recurrent, unroll = _recurrent_layers(model)
-    if recurrent and unroll:
-        notes.append("recurrent layers are unrolled, for their fixed number of steps")
-    elif recurrent:
-        signature = signature.with_batch(1)
-        notes.append("recurrent layers run as a loop, for which the batch is fixed at one sample")
-    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers()):
-        notes.append("the model computes in half precision, the file and its check in float32")
+    signature, unroll, notes = _prepare(model, signature)
     if data is None:
         data = signatures.random_arrays(model, signature, signatures.CHECK_SAMPLES)
         notes.append(
             "checked on random inputs; give `representative_data` for a check on real ones"
         )
-
     calls = signatures.calls_of(signature, data)
     expected = signatures.outputs_of(model, signature, calls)
     _store_calls(folder / "calls.npz", signature, calls)
 
-    variants = [Variant(quantize, sparse=False)]
-    candidates = []
-    if sparse is True or (sparse == "auto" and _has_zeros(model)):
-        variants.append(Variant(quantize, sparse=True))
-    elif sparse == "auto":
-        reason = f"not tried: no kernel has {LEAST_SPARSITY:.0%} zeros"
-        candidates.append(Candidate(Variant(quantize, sparse=True).name, reason))
-    calibration = data if quantize == "int8" else None
-    failures = _convert(
-        model, signature, folder, variants=variants, calibration=calibration, unroll=unroll
-    )
-    for variant in variants:
-        if variant in failures:
-            candidates.append(Candidate(variant.name, f"not converted: {failures[variant]}"))
+    label = quantize or "float32"
+    job = {"quantize": quantize, "unroll": unroll}
+    failure = _convert(model, signature, folder, data if quantize == "int8" else None, job)
+    if failure is not None:
+        candidate = Candidate(f"{label} dense", f"not converted: {failure}")
+        raise ExportError("convert", "nothing was written.", (candidate,))
+    dense = folder / DENSE
+    candidates = {dense: _check(f"{label} dense", dense, expected, tolerance)}
+    if sparse:
+        path, name = folder / "sparse.tflite", f"{label} sparse"
+        largest_share = FAST_SHARE if optimize_for == "latency" else 1
+        content = litert_encoding.encode(dense.read_bytes(), largest_share)
+        if content is None:
+            candidates[path] = Candidate(name, "not tried: no tensor gets smaller")
         else:
-            candidates.append(_check(variant, folder, expected, tolerance))
-    return _choose(candidates, variants, folder, sparse=sparse, tolerance=tolerance, notes=notes)
-
-
-def _choose(
-    candidates: list[Candidate],
-    variants: list[Variant],
-    folder: Path,
-    *,
-    sparse: bool | str,
-    tolerance: float,
-    notes: list[str],
-) -> ExportResult:
-    by_name = {candidate.name: candidate for candidate in candidates}
-    dense = variants[0]
-    right = [
-        variant
-        for variant in variants
-        if by_name[variant.name].right and (variant.sparse or sparse is not True)
-    ]
-    if not right:
-        step = "check" if any(c.bytes is not None for c in candidates) else "convert"
-        raise ExportError(step, "no candidate is right, nothing was written.", tuple(candidates))
-    best = min(right, key=lambda variant: by_name[variant.name].bytes)
-    outcomes = []
-    for candidate in candidates:
-        outcome = candidate.outcome
-        if candidate.name == best.name:
-            outcome = "kept"
-        elif candidate.right and sparse is True:
-            outcome = "right, but not asked for"
-        elif candidate.right:
-            outcome = "right, but not smaller"
-        outcomes.append(dataclasses.replace(candidate, outcome=outcome))
-    kept = by_name[best.name]
-    dense_bytes = by_name[dense.name].bytes
+            path.write_bytes(content)
+            candidates[path] = _check(name, path, expected, tolerance, candidates[dense])
+    if optimize_for == "latency":
+        candidates = _timed(candidates, folder / "calls.npz")
+    asked_for = [path for path in candidates if sparse is not True or path != dense]
+    best = _best([path for path in asked_for if candidates[path].right], candidates)
+    tried = {p: _outcome(c, p == best, p in asked_for) for p, c in candidates.items()}
+    if best is None:
+        raise ExportError(
+            "check", "no candidate is right, nothing was written.", tuple(tried.values())
+        )
     return ExportResult(
-        path=best.file(folder),
+        path=best,
         format="tflite",
-        bytes=kept.bytes,
-        dense_bytes=kept.bytes if dense_bytes is None else dense_bytes,
-        max_error=kept.max_error,
+        bytes=candidates[best].bytes,
+        dense_bytes=candidates[dense].bytes,
+        max_error=candidates[best].max_error,
         tolerance=tolerance,
-        candidates=tuple(outcomes),
-        tensors=litert_file.tensors_of(best.file(folder).read_bytes()),
+        candidates=tuple(tried.values()),
+        tensors=litert_file.tensors_of(best.read_bytes()),
         notes=tuple(notes),
     )
 
 
-def _has_zeros(model: keras.Model) -> bool:
-    kernels = (w for w in model.weights if len(w.shape) > 1)
-    arrays = (keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(k)) for k in kernels)
-    return any(np.mean(array == 0) >= LEAST_SPARSITY for array in arrays if array.size)
+def _best(right: list[Path], candidates: dict[Path, Candidate]) -> Path | None:
+    """The smallest file; of those that were timed, the smallest that is as good as the fastest."""
+    times = [candidates[path].milliseconds for path in right]
+    if right and None not in times:
+        limit = SAME_SPEED * min(times)
+        right = [path for path, time in zip(right, times, strict=True) if time <= limit]
+    return min(right, key=lambda path: candidates[path].bytes, default=None)
+
+
+def _outcome(candidate: Candidate, kept: bool, asked_for: bool) -> Candidate:
+    outcome = candidate.outcome
+    if kept:
+        outcome = "kept"
+    elif candidate.right and not asked_for:
+        outcome = "right, but not asked for"
+    elif candidate.right:
+        outcome = "right, but " + ("slower or larger" if candidate.milliseconds else "not smaller")
+    return dataclasses.replace(candidate, outcome=outcome)
+
+
+def _prepare(
+    model: keras.Model, signature: signatures.Signature
+) -> tuple[signatures.Signature, bool, list[str]]:
+    """How recurrent layers are converted, and what there is to say about the file."""
+    notes = []
+    layers, unroll = _recurrent_layers(model)
+    if layers and unroll:
+        notes.append("recurrent layers are unrolled, for their fixed number of steps")
+    elif layers:
+        signature = signature.with_batch(1)
+        notes.append("recurrent layers run as a loop, for which the batch is fixed at one sample")
+    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers()):
+        notes.append("the model computes in half precision, the file and its check in float32")
+    return signature, unroll, notes
 
 
 def _recurrent_layers(model: keras.Model) -> tuple[list[keras.Layer], bool]:
@@ -179,28 +167,21 @@ def _recurrent_layers(model: keras.Model) -> tuple[list[keras.Layer], bool]:
 
 # --- converting ---------------------------------------------------------------------------------
 
+DENSE = "dense.tflite"
+
 
 def _convert(
     model: keras.Model,
     signature: signatures.Signature,
     folder: Path,
-    *,
-    variants: list[Variant],
     calibration: list[np.ndarray] | None,
-    unroll: bool,
-) -> dict[Variant, str]:
-    """Writes each variant's file; returns the reasons of those that could not be made."""
+    job: dict[str, Any],
+) -> str | None:
+    """Writes `DENSE` into the folder; returns why it could not be made, or `None`."""
     if keras.backend.backend() == "tensorflow":
-        return convert_here(
-            model, signature, folder, variants=variants, calibration=calibration, unroll=unroll
-        )
+        return convert_here(model, signature, folder, calibration, **job)
     model.save(folder / "model.keras")
-    inputs = [dataclasses.asdict(spec) for spec in signature.inputs]
-    job = {
-        "inputs": inputs,
-        "variants": [dataclasses.asdict(variant) for variant in variants],
-        "unroll": unroll,
-    }
+    job = {**job, "inputs": [dataclasses.asdict(spec) for spec in signature.inputs]}
     (folder / "job.json").write_text(json.dumps(job))
     if calibration is not None:
         np.savez(folder / "calibration.npz", *calibration)
@@ -219,19 +200,19 @@ def _convert(
             f"on the {keras.backend.backend()} backend the model is saved as `.keras` and "
             f"converted by TensorFlow in a process of its own, which failed: {failure}",
         )
-    reasons = json.loads((folder / "failures.json").read_text())
-    return {v: reasons[v.name] for v in variants if v.name in reasons}
+    reason = folder / "failure.txt"
+    return reason.read_text() if reason.exists() else None
 
 
 def convert_here(
     model: keras.Model,
     signature: signatures.Signature,
     folder: Path,
-    *,
-    variants: list[Variant],
     calibration: list[np.ndarray] | None,
+    *,
+    quantize: str | None,
     unroll: bool,
-) -> dict[Variant, str]:
+) -> str | None:
     """`_convert` where Keras runs on TensorFlow."""
     import tensorflow as tf  # noqa: PLC0415
 
@@ -239,19 +220,13 @@ def convert_here(
     try:
         with signatures.in_float32(model), _unrolled(model, unroll):
             _save(tf, model, signature, saved)
-    except Exception as error:
-        raise ExportError("convert", f"the model cannot be traced: {_reason(error)}") from error
-    failures = {}
-    for variant in variants:
-        try:
-            content = bytearray(_converted(tf, saved, variant, signature, calibration))
-        except Exception as error:  # the converter raises anything
-            failures[variant] = _reason(error)
-            continue
-        litert_file.make_zeros_positive(content)
-        variant.file(folder).write_bytes(content)
+        content = bytearray(_converted(tf, saved, quantize, signature, calibration))
+    except Exception as error:  # the converter raises anything
+        return _reason(error)
+    litert_file.make_zeros_positive(content)
+    (folder / DENSE).write_bytes(content)
     shutil.rmtree(saved)
-    return failures
+    return None
 
 
 def _save(tf: Any, model: keras.Model, signature: signatures.Signature, path: Path) -> None:
@@ -272,15 +247,16 @@ def _save(tf: Any, model: keras.Model, signature: signatures.Signature, path: Pa
 def _converted(
     tf: Any,
     saved: Path,
-    variant: Variant,
+    quantize: str | None,
     signature: signatures.Signature,
     calibration: list[np.ndarray] | None,
 ) -> bytes:
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
-    converter.optimizations = [tf.lite.Optimize.DEFAULT] if variant.quantize else []
-    if variant.quantize == "float16":
+    if quantize:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
         converter.target_spec.supported_types = [tf.float16]
-    if variant.quantize == "int8":
+    if quantize == "int8":
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
 
         def samples() -> Iterator[dict]:
@@ -293,8 +269,6 @@ def _converted(
                 }
 
         converter.representative_dataset = samples
-    if variant.sparse:
-        converter.optimizations += [tf.lite.Optimize.EXPERIMENTAL_SPARSITY]
     return converter.convert()
 
 
@@ -325,17 +299,39 @@ def _reason(error: Exception) -> str:
 
 
 def _check(
-    variant: Variant, folder: Path, expected: list[dict[str, np.ndarray]], tolerance: float
+    name: str,
+    path: Path,
+    expected: list[dict[str, np.ndarray]],
+    tolerance: float,
+    dense: Candidate | None = None,
 ) -> Candidate:
-    path = variant.file(folder)
-    size = path.stat().st_size
-    actual, failure = run(path, folder / "calls.npz")
+    """Runs a file and compares; `dense` is the candidate that a sparse file was made from."""
+    actual, failure = run(path, path.with_name("calls.npz"))
     error = None
     if failure is None:
         error, failure = signatures.compare(expected, actual)
     if failure is None and error > tolerance:
         failure = f"wrong: its error is above the tolerance of {tolerance:.2g}"
-    return Candidate(variant.name, failure or "right", size, error, right=failure is None)
+    elif failure is None and dense is not None and dense.max_error is not None:
+        times, share = SPARSE_ERROR
+        if error > max(times * dense.max_error, share * tolerance):
+            failure = f"wrong: its error is above {times} times that of the dense file"
+    return Candidate(name, failure or "right", path.stat().st_size, error, right=failure is None)
+
+
+def _timed(candidates: dict[Path, Candidate], calls: Path) -> dict[Path, Candidate]:
+    """The candidates with the time of one sample, measured by turns."""
+    right = [path for path, candidate in candidates.items() if candidate.right]
+    out = calls.with_name("times.json")
+    script = str(Path(__file__).with_name("_run_litert.py"))
+    arguments = [script, "time", str(calls), str(out), *map(str, right)]
+    if not right or _run_process(arguments, RUN_TIMEOUT):
+        return candidates
+    times = json.loads(out.read_text())
+    return {
+        path: dataclasses.replace(candidate, milliseconds=times.get(str(path)))
+        for path, candidate in candidates.items()
+    }
 
 
 def run(path: Path, calls: Path) -> tuple[list[dict[str, np.ndarray]], str | None]:
@@ -350,7 +346,7 @@ def run(path: Path, calls: Path) -> tuple[list[dict[str, np.ndarray]], str | Non
     """
     script = Path(__file__).with_name("_run_litert.py")
     out = path.with_suffix(".outputs.npz")
-    failure = _run_process([str(script), str(path), str(calls), str(out)], RUN_TIMEOUT)
+    failure = _run_process([str(script), "run", str(calls), str(out), str(path)], RUN_TIMEOUT)
     if failure:
         return [], failure
     with np.load(calls) as stored:
@@ -393,8 +389,3 @@ def _run_process(
         lines = [line for line in done.stderr.splitlines() if line.strip()]
         return f"failed: {lines[-1] if lines else f'exit code {done.returncode}'}"[:300]
     return None
-
-
-def installed() -> bool:
-    """Whether the interpreter that checks the files is there."""
-    return importlib.util.find_spec("ai_edge_litert") is not None

@@ -13,7 +13,7 @@ import numpy as np
 from keras_hoyer.exporters.results import ExportError
 
 CALIBRATION_SAMPLES = 500
-CHECK_SAMPLES = 16
+CHECK_SAMPLES = 32
 UNKNOWN_DIMENSION = 32  # what an unknown dimension other than the batch becomes in random inputs
 
 
