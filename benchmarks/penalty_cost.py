@@ -6,16 +6,15 @@ Writes `benchmarks/results/penalty_cost_BACKEND.json`. Choose the backend with `
 """
 
 import argparse
-import importlib.metadata
 import json
 import os
 import pathlib
-import platform
 import time
 from collections.abc import Callable
 
 import keras
 import numpy as np
+from machine import describe_machine
 
 import keras_hoyer
 
@@ -31,7 +30,7 @@ PENALTIES = {
 }
 
 
-def build(penalty: Callable) -> keras.Model:
+def build(penalty: Callable, jit: bool | str) -> keras.Model:
     """The MLP, compiled with Adam, with a penalty on each kernel."""
     keras.utils.set_random_seed(SEED)
     model = keras.Sequential([keras.Input((WIDTHS[0],))])
@@ -39,22 +38,16 @@ def build(penalty: Callable) -> keras.Model:
         model.add(keras.layers.Dense(width, "relu", kernel_regularizer=penalty()))
     model.add(keras.layers.Dense(WIDTHS[-1], kernel_regularizer=penalty()))
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(
-        keras.optimizers.Adam(1e-4),
-        loss,
-        jit_compile=os.environ.get("JIT", "auto")
-        if os.environ.get("JIT", "auto") == "auto"
-        else False,
-    )
+    model.compile(keras.optimizers.Adam(1e-4), loss, jit_compile=jit)
     return model
 
 
-def measure(rounds: int) -> dict[str, list[float]]:
+def measure(rounds: int, jit: bool | str) -> dict[str, list[float]]:
     """Seconds of each model's steps, one list for each penalty, in the order of the rounds."""
     random = np.random.default_rng(SEED)
     x = random.random((BATCH, WIDTHS[0]), "float32")
     y = random.integers(0, WIDTHS[-1], BATCH)
-    models = {name: build(penalty) for name, penalty in PENALTIES.items()}
+    models = {name: build(penalty, jit) for name, penalty in PENALTIES.items()}
     for model in models.values():
         for _ in range(3):
             model.train_on_batch(x, y)
@@ -67,7 +60,7 @@ def measure(rounds: int) -> dict[str, list[float]]:
     return seconds
 
 
-def summarize(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
+def summarize(seconds: dict[str, list[float]]) -> dict[str, dict]:
     """Median step, ratio to the bare step and added time, and that as a share of L1L2's."""
     times = {name: np.array(values) for name, values in seconds.items()}
     added = {name: np.median(values - times["none"]) for name, values in times.items()}
@@ -76,29 +69,13 @@ def summarize(seconds: dict[str, list[float]]) -> dict[str, dict[str, float]]:
             "step_ms": round(1e3 * float(np.median(values)), 1),
             "ratio_to_bare": round(float(np.median(values / times["none"])), 3),
             "added_ms": round(1e3 * float(added[name]), 1),
+            "added_ms_quartiles": [
+                round(1e3 * float(np.quantile(values - times["none"], q)), 1) for q in (0.25, 0.75)
+            ],
             "added_share_of_l1l2": round(float(added[name] / added["keras L1L2"]), 3),
         }
         for name, values in times.items()
     }
-
-
-def environment() -> dict[str, object]:
-    """Versions, seed and machine."""
-    versions = {"python": platform.python_version(), "keras_hoyer": keras_hoyer.__version__}
-    for package in ("keras", "numpy", "tensorflow", "jax", "torch"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return {"versions": versions, "seed": SEED, "cpu": cpu_model(), "cores": os.cpu_count()}
-
-
-def cpu_model() -> str:
-    """The processor's name."""
-    cpuinfo = pathlib.Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
-    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else platform.processor()
 
 
 def main() -> None:
@@ -111,17 +88,24 @@ def main() -> None:
     arguments = parser.parse_args()
     backend = keras.backend.backend()
     result = {
-        "benchmark": "penalty_cost",
-        "backend": backend,
+        "machine": describe_machine(),
+        "keras_hoyer": keras_hoyer.__version__,
+        "seed": SEED,
         "model": {"widths": WIDTHS, "weights": sum(map(int, np.multiply(WIDTHS[:-1], WIDTHS[1:])))},
         "batch": BATCH,
         "optimizer": "Adam",
         "rounds": arguments.rounds,
-        **environment(),
-        "results": summarize(measure(arguments.rounds)),
+        "results": {
+            f"jit_compile={jit}": summarize(measure(arguments.rounds, jit))
+            for jit in (("auto", False) if backend == "tensorflow" else ("auto",))
+        },
     }
-    for name, row in result["results"].items():
-        print(f"{backend}  {name:28s}  " + "  ".join(f"{k} {v:8.3f}" for k, v in row.items()))
+    for mode, rows in result["results"].items():
+        print(f"{backend}, {mode}")
+        for name, row in rows.items():
+            print(f"  {name:28s}", *(f"{key} {value}" for key, value in row.items()))
+    # Other work on the machine widens the quartiles, and shows here.
+    result["load_average"] = os.getloadavg()
     arguments.output.mkdir(parents=True, exist_ok=True)
     path = arguments.output / f"penalty_cost_{backend}.json"
     path.write_text(json.dumps(result, indent=2) + "\n")
