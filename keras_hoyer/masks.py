@@ -183,5 +183,6 @@ def _std(weights: np.ndarray) -> float:
     """Standard deviation in float64, in pieces, so that a large kernel needs no second copy."""
     flat = weights.reshape(-1)
     pieces = [flat[start : start + (1 << 20)] for start in range(0, flat.size, 1 << 20)]
-    mean = sum(float(piece.sum(dtype="float64")) for piece in pieces) / flat.size
-    return math.sqrt(sum(float(np.square(p - np.float64(mean)).sum()) for p in pieces) / flat.size)
+    with np.errstate(invalid="ignore"):  # infinity becomes NaN, which the caller reports
+        mean = sum(piece.sum(dtype="float64") for piece in pieces) / flat.size
+        return math.sqrt(sum(np.square(piece - mean).sum() for piece in pieces) / flat.size)
