@@ -10,7 +10,7 @@ from keras_hoyer.attach import remove_penalties
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.reports import count_nonzero
-from keras_hoyer.schedules import Schedule
+from keras_hoyer.schedules import ROUNDING, Schedule
 from keras_hoyer.units import find_units
 from keras_hoyer.weights import LayerSelection, find_kernels, refresh_compiled
 
@@ -122,7 +122,7 @@ class Pruning(keras.callbacks.Callback):
         # Just before the epoch, since an update that is due at its very beginning is still to come.
         self._position = -math.inf
         if epoch > self.schedule.begin and masks.adopt_zeros(self.model, self._units):
-            self._position = math.nextafter(epoch, -math.inf)
+            self._position = epoch - 2 * ROUNDING
             if epoch > self.schedule.end:
                 self._finish()
 

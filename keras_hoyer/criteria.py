@@ -283,6 +283,8 @@ def _keep_largest(scores: Sequence[np.ndarray], sparsity: float) -> list[np.ndar
     if count == 0:
         return [np.ones(values.shape, bool) for values in scores]
     threshold, ties = _smallest(scores, count)
+    if np.isinf(threshold):
+        ties = 0  # these must stay
     keep = []
     for values in scores:
         stay = values > threshold
