@@ -24,11 +24,21 @@ class UnitScores:
         name: The kernel's name, for messages.
         values: Float32 array, at least 0; infinite where a unit must stay.
         std: Standard deviation of the kernel's weights.
+        reference: What the values are divided by before those of different layers are compared.
+            Defaults to 1: weights compare by their magnitudes.
     """
 
     name: str
     values: np.ndarray
     std: float
+    reference: float = 1.0
+
+    @property
+    def relative(self) -> np.ndarray:
+        """The values as they compare with those of other layers."""
+        if self.reference == 1:
+            return self.values
+        return self.values / np.float32(self.reference)
 
 
 class Criterion:
@@ -199,7 +209,7 @@ class TargetSparsity(Criterion):
         self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
     ) -> list[np.ndarray]:
         """Returns what stays when `progress` of the way to the target has been gone."""
-        scores = [entry.values for entry in units]
+        scores = [entry.relative for entry in units]
         sparsity = self.sparsity * progress
         if self.scope == "layer":
             return [_keep_largest([values], sparsity)[0] for values in scores]
@@ -252,7 +262,7 @@ class TargetFlops(Criterion):
         self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
     ) -> list[np.ndarray]:
         """Returns what stays when `progress` of the way to the target has been gone."""
-        scores = [entry.values for entry in units]
+        scores = [entry.relative for entry in units]
         target = 1 - (1 - self.fraction) * progress
         order = np.argsort(np.concatenate(scores), kind="stable")
         ends = np.cumsum([values.size for values in scores])[:-1]

@@ -202,6 +202,8 @@ class Channel(Pattern):
 
     A channel of a residual stream, for instance, is made and read by many layers: all their slices
     of kernels, biases and normalisation are one unit, and `shrink` removes it from all of them.
+    Thresholds take the scores as they are; a target over the whole model compares them relative to
+    the mean score of the channels beside them.
 
     Args:
         score: `"l2"` scores a channel by the root mean square of its kernel weights, `"mean"` by

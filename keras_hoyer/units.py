@@ -70,7 +70,10 @@ class ChannelUnits:
             if of_kernels:
                 alive &= found
         scores = np.where(alive, self._pattern.finish(total, count), 0)
-        return UnitScores(self.name, scores.astype("float32"), _std(self.name, kernels.values()))
+        std = _std(self.name, kernels.values())
+        # Wide layers have small weights: compared as they are, their channels would all go first.
+        reference = float(scores[alive].mean()) if alive.any() else 1.0
+        return UnitScores(self.name, scores.astype("float32"), std, reference)
 
     def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Keeps more of the best channels, up to the least number and multiple of the pattern."""

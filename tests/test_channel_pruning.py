@@ -138,6 +138,18 @@ def test_at_least_one_channel_stays_whatever_the_threshold():
     assert small.get_layer("stem").filters == small.get_layer("inner").filters == 1
 
 
+@pytest.mark.parametrize(
+    "criterion", [kh.criteria.TargetFlops(0.5), kh.criteria.TargetSparsity(0.4)]
+)
+def test_a_layer_of_small_weights_is_not_emptied_for_the_others(criterion):
+    model = residual_net()
+    for name, factor in (("inner", 0.01), ("outer", 0.01)):
+        layer = model.get_layer(name)
+        layer.kernel.assign(layer.kernel * factor)
+    kh.prune(model, criterion, kh.patterns.Channel())
+    assert kh.shrink(model).get_layer("inner").filters > 24 // 4
+
+
 def test_target_flops_that_cannot_be_reached_is_refused():
     with pytest.raises(ValueError, match="cannot be reached"):
         kh.prune(
