@@ -3,9 +3,9 @@
     python benchmarks/applications.py --output benchmarks/applications.json
 
 The weights are random, batch normalization statistics and biases too, so that nothing is zero that
-was not cut. The statistics are those of the cut network on random images, times random factors:
-without that, the outputs of a deep network hardly depend on its input and any two of them agree. A
-channel's score is the root mean square of what produces it.
+was not cut. The statistics follow those of the cut network on random images: without that, the
+outputs of a deep network hardly depend on its input, and any two of them agree. A channel's score is
+the root mean square of what produces it.
 """
 
 import argparse
@@ -55,8 +55,10 @@ def randomize_statistics(model: keras.Model, inputs: np.ndarray, rng: np.random.
     for layer, momentum in zip(norms, momenta, strict=True):
         layer.momentum = momentum
         mean, variance = (ops.convert_to_numpy(x) for x in layer.non_trainable_variables)
-        layer.moving_mean.assign(mean + rng.normal(0, 0.2, mean.shape) * np.sqrt(variance))
-        layer.moving_variance.assign(variance * rng.uniform(0.5, 1.5, mean.shape) + 1e-3)
+        # A weak channel stays weak: blown up, it would carry its rounding errors with it.
+        scale = np.maximum(variance, max(variance.mean(), 1e-3))
+        layer.moving_mean.assign(mean + rng.normal(0, 0.2, mean.shape) * np.sqrt(scale))
+        layer.moving_variance.assign(scale * rng.uniform(0.5, 1.5, mean.shape))
 
 
 def cut(model: keras.Model, fraction: float, rng: np.random.Generator) -> tuple[int, int]:

@@ -319,7 +319,8 @@ class ChannelGraph:
         if variable is None or not self.values:
             return None
         if id(variable) not in self._numpy:
-            self._numpy[id(variable)] = ops.convert_to_numpy(ops.cast(variable, "float32"))
+            values = ops.convert_to_numpy(variable)
+            self._numpy[id(variable)] = values.astype(np.promote_types("float32", values.dtype))
         return self._numpy[id(variable)]
 
     # What the walk does.
