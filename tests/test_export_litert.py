@@ -334,6 +334,13 @@ def test_the_names_and_the_order_of_several_inputs(tmp_path):
 
 
 @on_tensorflow
+def test_one_array_in_a_list_is_the_data_of_one_input(tmp_path):
+    model = mlp(4, inputs=3)
+    for data in ([np.ones((5, 3))], np.ones((5, 3)), [[1, 2, 3], [4, 5, 6]]):
+        assert export(model, tmp_path / "m.tflite", representative_data=data).max_error < 1e-5
+
+
+@on_tensorflow
 def test_several_call_arguments(tmp_path):
     data = {"left": np.ones((3, 5), "float32"), "right": np.full((3, 5), 2, "float32")}
     result = export(two_arguments(), tmp_path / "m.tflite", representative_data=data)

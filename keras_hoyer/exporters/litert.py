@@ -4,6 +4,7 @@ import contextlib
 import dataclasses
 import json
 import shutil
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,13 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_hoyer.exporters import litert_encoding, litert_file, processes, signatures
+from keras_hoyer.exporters import (
+    litert_encoding,
+    litert_file,
+    processes,
+    signatures,
+    sparse_inference,
+)
 from keras_hoyer.exporters.results import Candidate, ExportError, ExportResult
 
 # Largest error that is allowed, relative to the largest output.
@@ -146,6 +153,13 @@ def _prepare(
         notes.append("recurrent layers run as a loop, for which the batch is fixed at one sample")
     if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers()):
         notes.append("the model computes in half precision, the file and its check in float32")
+    traps = sparse_inference.keepdims_traps(model)
+    if traps:
+        notes.append(
+            f"{', '.join(traps)}: GlobalAveragePooling2D(keepdims=True) before a 1x1 convolution "
+            "gives zeros on ARM64 where that convolution is sparse; use keepdims=False and Dense"
+        )
+        warnings.warn(notes[-1], stacklevel=4)
     return signature, unroll, notes
 
 
