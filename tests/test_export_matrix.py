@@ -35,8 +35,9 @@ CELLS = [
 ]
 
 
-@pytest.mark.parametrize(("net", "pattern", "sparsity", "quantize"), CELLS)
-def test_each_cell_is_a_right_file(matrix, tmp_path, net, pattern, sparsity, quantize):
+@pytest.mark.parametrize("cell", CELLS, ids=lambda cell: "-".join(map(str, cell)))
+def test_each_cell_is_a_right_file(matrix, tmp_path, cell):
+    net, pattern, sparsity, quantize = cell
     outcome = matrix.cell(matrix.build(net, pattern, sparsity), quantize, tmp_path)
     assert outcome["outcome"] == "right", outcome
 
