@@ -10,6 +10,7 @@ from keras_hoyer.exporters import (
     litert,
     litert_encoding,
     litert_file,
+    load_sparse_weights,
     processes,
 )
 
@@ -378,6 +379,22 @@ def test_penalties_and_constraints_have_no_bearing(tmp_path):
     penalized.set_weights(plain.get_weights())
     sizes = [export(m, tmp_path / "m.tflite").bytes for m in (plain, penalized)]
     assert sizes[0] == pytest.approx(sizes[1], abs=200)  # names of layers are of different length
+
+
+def test_a_model_pruned_by_keras_hoyer_with_all_attached(tmp_path):
+    import keras_hoyer as kh
+
+    model = mlp(64, 10, inputs=96)
+    kh.regularize(model, kh.HoyerSquare(1e-4))
+    kh.prune(model, kh.criteria.TargetSparsity(0.9), pattern=kh.patterns.Block((4, 1)))
+    result = export(model, tmp_path / "m.tflite")
+    assert result.max_error < 1e-5
+    assert min(t.sparsity for t in result.tensors) > 0.5
+    assert "block (4,)" in {t.storage for t in result.tensors}
+    other = mlp(64, 10, inputs=96)
+    load_sparse_weights(other, export(model, tmp_path / "w.npz").path)
+    x = np.ones((2, 96), "float32")
+    np.testing.assert_array_equal(other.predict(x, verbose=0), model.predict(x, verbose=0))
 
 
 # --- files that are wrong -----------------------------------------------------------------------
