@@ -3,7 +3,8 @@
 from keras_hoyer import callbacks, criteria, measures, patterns, schedules
 from keras_hoyer.attach import regularize, strip
 from keras_hoyer.exporters import export, load_sparse_weights
-from keras_hoyer.masks import keep_averages, prune
+from keras_hoyer.flops import count_flops
+from keras_hoyer.masks import prune
 from keras_hoyer.regularizers import (
     GroupHoyer,
     GroupHoyerSquare,
@@ -13,6 +14,7 @@ from keras_hoyer.regularizers import (
     TransformedL1,
 )
 from keras_hoyer.reports import report
+from keras_hoyer.surgery import shrink
 
 __version__ = "0.1.0"
 
@@ -24,9 +26,9 @@ __all__ = [
     "HoyerSquare",
     "TransformedL1",
     "callbacks",
+    "count_flops",
     "criteria",
     "export",
-    "keep_averages",
     "load_sparse_weights",
     "measures",
     "patterns",
@@ -34,5 +36,6 @@ __all__ = [
     "regularize",
     "report",
     "schedules",
+    "shrink",
     "strip",
 ]

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import keras
 
 from keras_hoyer.constraints import KeepZeros
+from keras_hoyer.coupled import couple
 from keras_hoyer.regularizers import GroupPenalty, Penalty
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights, refresh_compiled
 
@@ -16,6 +17,7 @@ def regularize(
     model: keras.Model,
     regularizer: Regularizer | str | Callable[[keras.Layer], Regularizer | None],
     layers: LayerSelection = None,
+    groups: str | None = None,
 ) -> keras.Model:
     """Puts a penalty on the kernels of a model that is built, loaded or pretrained already.
 
@@ -31,6 +33,10 @@ def regularize(
         layers: List of layer names (a nested model's name stands for all its layers), or a
             function from a layer to a bool. Defaults to `None`: all dense, convolutional,
             recurrent and attention layers.
+        groups: `"coupled"` takes the channels of the model's graph for the groups of a group
+            penalty without `axis`: a channel of a residual stream is one group with all kernels
+            that make or read it, as `patterns.Channel` cuts it. Not saved for attention layers.
+            Defaults to `None`: each kernel has its own groups.
 
     Returns:
         The same model.
@@ -44,11 +50,22 @@ def regularize(
     >>> model.get_layer("first").kernel_regularizer
     HoyerSquare(factor=0.0001)
     """
-    by_layer = callable(regularizer) and not isinstance(regularizer, Regularizer)
-    choose = regularizer if by_layer else _constant(keras.regularizers.get(regularizer))
-    chosen = [(kernel, choose(kernel.layer)) for kernel in find_kernels(model, layers)]
-    for kernel, penalty in chosen:
-        _check_penalty(kernel, penalty)
+    if isinstance(regularizer, type):
+        raise ValueError(
+            "Invalid value for argument `regularizer`. Expected a regularizer, not its class, such "
+            f"as `{regularizer.__name__}(1e-4)`. Received: regularizer={regularizer!r}"
+        )
+    if groups not in (None, "coupled"):
+        raise ValueError(
+            "Invalid value for argument `groups`. Expected `None` or 'coupled'. "
+            f"Received: groups={groups!r}"
+        )
+    if groups == "coupled":
+        chosen = couple(model, regularizer, layers)
+    else:
+        chosen = _choose(model, regularizer, layers)
+    if not any(penalty is not None for _, penalty in chosen):
+        warnings.warn(f"No kernel of model '{model.name}' got a penalty.", stacklevel=2)
     replaced = [
         kernel.path
         for kernel, penalty in chosen
@@ -86,12 +103,18 @@ def strip(model: keras.Model) -> keras.Model:
     >>> model.get_layer("first").kernel_regularizer is None
     True
     """
-    weights = find_weights(model)
-    remove_penalties(weights)
-    for weight in weights:
+    for weight in find_weights(model):
         constraint = weight.get("constraint")
         if isinstance(constraint, KeepZeros):
             weight.set("constraint", constraint.constraint)
+    for variable in model.weights:
+        if isinstance(getattr(variable, "regularizer", None), Penalty):
+            variable.regularizer = None
+    # Configs also name penalties that no weight carries: of an unused bias, or of the outputs.
+    for layer in model._flatten_layers():
+        for name, value in list(vars(layer).items()):
+            if isinstance(value, Penalty):
+                setattr(layer, name, None)
     refresh_compiled(model)
     return model
 
@@ -102,6 +125,19 @@ def remove_penalties(weights: list[Weight]) -> bool:
     for weight in penalized:
         weight.set("regularizer", None)
     return bool(penalized)
+
+
+def _choose(
+    model: keras.Model,
+    regularizer: Regularizer | str | Callable[[keras.Layer], Regularizer | None],
+    layers: LayerSelection,
+) -> list[tuple[Weight, Regularizer | None]]:
+    by_layer = callable(regularizer) and not isinstance(regularizer, Regularizer)
+    choose = regularizer if by_layer else _constant(keras.regularizers.get(regularizer))
+    chosen = [(kernel, choose(kernel.layer)) for kernel in find_kernels(model, layers)]
+    for kernel, penalty in chosen:
+        _check_penalty(kernel, penalty)
+    return chosen
 
 
 def _constant(regularizer: Regularizer | None) -> Callable[[keras.Layer], Regularizer | None]:

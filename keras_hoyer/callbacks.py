@@ -10,7 +10,8 @@ from keras_hoyer.attach import remove_penalties
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.reports import count_nonzero
-from keras_hoyer.schedules import Schedule
+from keras_hoyer.schedules import ROUNDING, Schedule
+from keras_hoyer.units import find_units
 from keras_hoyer.weights import LayerSelection, find_kernels, refresh_compiled
 
 
@@ -23,7 +24,12 @@ class Pruning(keras.callbacks.Callback):
     this callback before those and before `ModelCheckpoint` in the list.
 
     Training that stops and goes on needs nothing more than the weights: give `fit` the same
-    callback and `initial_epoch`, or use `keras.callbacks.BackupAndRestore`.
+    callback and `initial_epoch`, or use `keras.callbacks.BackupAndRestore`. From weights without
+    masks, every zero of a kernel is taken for a cut one.
+
+    A callback that picks the best epoch, such as `EarlyStopping(restore_best_weights=True)` or
+    `ModelCheckpoint(save_best_only=True)`, may pick one from before the cut: start it after that,
+    with `EarlyStopping(start_from_epoch=...)` or in a second call of `fit`.
 
     Args:
         criterion: How much: a criterion of `keras_hoyer.criteria`.
@@ -70,21 +76,30 @@ class Pruning(keras.callbacks.Callback):
         self.pattern = pattern
         self.layers = layers
         self.keep_penalty = keep_penalty
+        self._kernels = []
+        self._units = []
         self._position = None
         self._epoch = 0
+        self._steps = None
+        self._seen = None
         if schedule.within_epochs:
             # Set only here: Keras dispatches batches asynchronously where no callback listens.
             self.on_train_batch_end = self._advance_within_epoch
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Checks what can be checked before time is spent."""
-        masks.check_fit(find_kernels(self.model, self.layers), self.pattern)
+        self._kernels = find_kernels(self.model, self.layers)
+        self._units = find_units(self.model, self.pattern, self.layers)
         self._position = None
+        self._steps = self.params.get("steps")
         epochs = self.params.get("epochs")
-        if epochs is not None and self.schedule.begin >= epochs:
+        if epochs is not None and self.schedule.end >= epochs:
+            nothing = self.schedule.begin >= epochs
             warnings.warn(
-                f"Nothing will be pruned in this call of `fit`: it ends after {epochs} epochs, and "
-                f"the first cut is due after {self.schedule.begin:g}.",
+                f"{'Nothing' if nothing else 'Not all'} will be pruned in this call of `fit`: the "
+                f"last cut is due after {self.schedule.end:g} epochs, at the beginning of the next "
+                f"one, and the call ends after {epochs}. Choose an earlier schedule, or go on with "
+                f"`fit(..., initial_epoch={epochs})`.",
                 stacklevel=2,
             )
 
@@ -97,26 +112,25 @@ class Pruning(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes `sparsity` into the logs."""
+        self._steps = self.params.get("steps") or self._seen
         if logs is not None:
-            kernels = find_kernels(self.model, self.layers)
-            total = sum(math.prod(kernel.shape) for kernel in kernels)
-            logs["sparsity"] = 1 - sum(map(count_nonzero, kernels)) / total if total else 0.0
+            total = sum(math.prod(kernel.shape) for kernel in self._kernels)
+            logs["sparsity"] = 1 - sum(map(count_nonzero, self._kernels)) / total
 
     def _resume(self, epoch: int) -> None:
-        """Finds out what was done before this epoch, from the weights alone."""
+        """Finds out what was done before this epoch, from masks and weights alone."""
         # Just before the epoch, since an update that is due at its very beginning is still to come.
         self._position = -math.inf
-        if epoch > self.schedule.begin:
-            kernels = find_kernels(self.model, self.layers)
-            if masks.adopt_zeros(self.model, kernels):
-                self._position = math.nextafter(epoch, -math.inf)
-                if epoch > self.schedule.end:
-                    self._finish()
+        if epoch > self.schedule.begin and masks.adopt_zeros(self.model, self._units):
+            self._position = epoch - 2 * ROUNDING
+            if epoch > self.schedule.end:
+                self._finish()
 
     def _advance_within_epoch(self, batch: int, logs: dict | None = None) -> None:
-        steps = self.params.get("steps")
-        if steps:
-            self._advance(self._epoch + (batch + 1) / steps)
+        self._seen = batch + 1
+        # The end of an epoch waits for the next one, and so does an epoch of unknown length.
+        if self._steps is not None and self._seen < self._steps:
+            self._advance(self._epoch + self._seen / self._steps)
 
     def _advance(self, position: float) -> None:
         previous, self._position = self._position, position
@@ -124,11 +138,10 @@ class Pruning(keras.callbacks.Callback):
             return
         progress = self.schedule.progress(position)
         if progress > 0:
-            kernels = find_kernels(self.model, self.layers)
-            masks.cut(self.model, kernels, self.criterion, self.pattern, progress)
+            masks.cut(self.model, self._units, self.criterion, progress)
         if position >= self.schedule.end:
             self._finish()
 
     def _finish(self) -> None:
-        if not self.keep_penalty and remove_penalties(find_kernels(self.model, self.layers)):
+        if not self.keep_penalty and remove_penalties(self._kernels):
             refresh_compiled(self.model)

@@ -13,6 +13,7 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
+from keras.src.backend.common import global_state
 
 
 @keras.saving.register_keras_serializable(package="keras_hoyer")
@@ -36,7 +37,6 @@ class KeepZeros(keras.constraints.Constraint):
     ) -> None:
         self.constraint = keras.constraints.get(constraint)
         self._masks = {}
-        self._averages = {}
         for name, mask in masks.items():
             self.set_mask(name, _unpack(mask) if isinstance(mask, Mapping) else mask)
 
@@ -54,25 +54,26 @@ class KeepZeros(keras.constraints.Constraint):
         mask = self._masks.get(name)
         return None if mask is None else ops.convert_to_numpy(mask)
 
-    def follow_average(self, name: str, average: keras.Variable) -> None:
-        """Keeps the zeros in the optimizer's moving average of the weight as well.
-
-        Without that, an optimizer with `use_ema=True` writes an average over the weight that was
-        taken before the zeros were restored. A weight without a mask is left as it is.
-        """
-        if name in self._masks:
-            self._averages[name] = average
-            average.assign(self._apply(name, average))
-
     def __call__(self, w: Any) -> Any:
         """Returns the weight with its zeros restored."""
         name = self._name_of(w)
-        if name in self._averages:
-            average = self._averages[name]
-            average.assign(self._apply(name, average))
+        if name is not None:
+            self._restore_average(name, w)
         if self.constraint is not None:
             w = self.constraint(w)
-        return ops.convert_to_tensor(w) if name is None else self._apply(name, w)
+        return ops.convert_to_tensor(w) if name is None else self.apply_mask(name, w)
+
+    def apply_mask(self, name: str, w: Any) -> Any:
+        """Returns a tensor of `w` with zeros where the mask of the weight `name` is false."""
+        w, mask = ops.convert_to_tensor(w), self._masks[name]
+        if tuple(w.shape) != tuple(mask.shape):
+            raise ValueError(
+                f"The mask of weight '{name}' has shape {tuple(mask.shape)}, the weight has shape "
+                f"{tuple(w.shape)}. A layer that is built anew in another size needs another "
+                "constraint: take the masks off with `strip` before its config is taken."
+            )
+        # Not a product, which leaves -0.0 and turns infinity into NaN.
+        return ops.where(ops.convert_to_tensor(mask), w, 0.0)
 
     def get_config(self) -> dict:
         """Returns the masks, packed to bits and compressed, and the other constraint."""
@@ -81,10 +82,16 @@ class KeepZeros(keras.constraints.Constraint):
             "constraint": keras.constraints.serialize(self.constraint),
         }
 
-    def _apply(self, name: str, w: Any) -> Any:
-        w = ops.convert_to_tensor(w)
-        # Not a product, which leaves -0.0 and turns infinity into NaN.
-        return ops.where(ops.convert_to_tensor(self._masks[name]), w, ops.zeros_like(w))
+    def _restore_average(self, name: str, variable: Any) -> None:
+        """Restores the zeros of the optimizer's moving average of the weight as well.
+
+        An optimizer with `use_ema=True` averages before it calls the constraint, and writes the
+        average over the weight when training ends.
+        """
+        optimizer = _current_optimizer()
+        average = None if optimizer is None else find_average(optimizer, variable)
+        if average is not None:
+            average.assign(self.apply_mask(name, average))
 
     def _name_of(self, w: Any) -> str | None:
         """Name of the weight that is being constrained; `None` if it has no mask.
@@ -95,6 +102,25 @@ class KeepZeros(keras.constraints.Constraint):
         if path is None:
             return next(iter(self._masks)) if len(self._masks) == 1 else None
         return next((name for name in self._masks if f"/{path}".endswith(f"/{name}")), None)
+
+
+def find_average(
+    optimizer: keras.optimizers.Optimizer, variable: keras.Variable
+) -> keras.Variable | None:
+    """The optimizer's moving average of a weight; `None` if it has none."""
+    if not (optimizer.use_ema and optimizer.built):
+        return None
+    averages = zip(
+        optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
+    )
+    return next((average for known, average in averages if known is variable), None)
+
+
+def _current_optimizer() -> keras.optimizers.Optimizer | None:
+    # A constraint is not told who calls it, but optimizers open a name scope for each step.
+    scopes = global_state.get_global_attribute("name_scope_stack", default=[])
+    caller = scopes[-1].caller if scopes else None
+    return caller if isinstance(caller, keras.optimizers.Optimizer) else None
 
 
 def _pack(mask: np.ndarray) -> dict:

@@ -5,13 +5,15 @@ a boolean array for each, true where a unit stays. `progress` is the schedule's 
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from keras_hoyer import measures
-from keras_hoyer.patterns import NByM, Pattern
+from keras_hoyer.patterns import Channel, NByM, Pattern
+
+FlopsLeft = Callable[[list[np.ndarray], list[np.ndarray]], float]
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,17 @@ class UnitScores:
 class Criterion:
     """Base class of the criteria."""
 
-    def keep(self, units: Sequence[UnitScores], progress: float = 1.0) -> list[np.ndarray]:
-        """Returns a boolean array for each entry of `units`, true where a unit stays."""
+    def keep(
+        self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
+    ) -> list[np.ndarray]:
+        """Returns a boolean array for each entry of `units`, true where a unit stays.
+
+        Args:
+            units: Scores of the units.
+            progress: Part of the way to go, from 0 to 1.
+            flops: For channels, a function from a decision and the scores to the share of the
+                multiply-adds that is left.
+        """
         raise NotImplementedError
 
     def check(self, pattern: Pattern) -> None:
@@ -46,7 +57,9 @@ class _LayerThreshold(Criterion):
     def threshold(self, units: UnitScores) -> float:
         raise NotImplementedError
 
-    def keep(self, units: Sequence[UnitScores], progress: float = 1.0) -> list[np.ndarray]:
+    def keep(
+        self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
+    ) -> list[np.ndarray]:
         # Zeros go even below a threshold of zero, so that what was cut once stays cut.
         return [
             (entry.values >= np.float32(self.threshold(entry) * progress)) & (entry.values > 0)
@@ -133,8 +146,9 @@ class HoyerThreshold(_LayerThreshold):
 
     def threshold(self, units: UnitScores) -> float:
         """`ratio` times the trimming threshold; units that must stay do not count."""
-        finite = units.values[np.isfinite(units.values)]
-        return self.ratio * measures.trimming_threshold(finite) if finite.size else 0.0
+        free = np.isfinite(units.values)
+        values = units.values if free.all() else units.values[free]
+        return self.ratio * measures.trimming_threshold(values) if values.size else 0.0
 
 
 @dataclass(frozen=True)
@@ -181,7 +195,9 @@ class TargetSparsity(Criterion):
                 f"{pattern.max_sparsity:.4g} of the weights. Received: sparsity={self.sparsity}"
             )
 
-    def keep(self, units: Sequence[UnitScores], progress: float = 1.0) -> list[np.ndarray]:
+    def keep(
+        self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
+    ) -> list[np.ndarray]:
         """Returns what stays when `progress` of the way to the target has been gone."""
         scores = [entry.values for entry in units]
         sparsity = self.sparsity * progress
@@ -190,51 +206,128 @@ class TargetSparsity(Criterion):
         return _keep_largest(scores, sparsity)
 
 
+@dataclass(frozen=True)
+class TargetFlops(Criterion):
+    """Cuts the channels of the smallest scores until a share of the multiply-adds is left.
+
+    Of the channels in the order of their scores, as few are cut as reach the target. Equal scores
+    are cut as `TargetSparsity` cuts them. Goes with `patterns.Channel`.
+
+    Args:
+        fraction: Float in `(0, 1)`: share of the model's multiply-adds that is left.
+
+    Raises:
+        ValueError: If `fraction` is out of its range, or the pattern is not `Channel`; when
+            cutting, if the target cannot be reached without emptying a layer.
+
+    >>> import keras_hoyer as kh
+    >>> model = keras.Sequential(
+    ...     [keras.Input((8,)), keras.layers.Dense(64), keras.layers.Dense(64),
+    ...      keras.layers.Dense(4)])
+    >>> report = kh.prune(model, kh.criteria.TargetFlops(0.5), kh.patterns.Channel())
+    >>> small = kh.shrink(model)
+    >>> 0.45 < sum(kh.count_flops(small).values()) / sum(kh.count_flops(model).values()) <= 0.5
+    True
+    """
+
+    fraction: float
+
+    def __post_init__(self) -> None:
+        valid = isinstance(self.fraction, (int, float, np.number))
+        if isinstance(self.fraction, bool) or not valid or not 0 < self.fraction < 1:
+            raise ValueError(
+                "Invalid value for argument `fraction`. Expected a number between 0 and 1. "
+                f"Received: fraction={self.fraction!r}"
+            )
+
+    def check(self, pattern: Pattern) -> None:
+        """Refuses patterns whose units can be cut without any multiply-add less."""
+        if not isinstance(pattern, Channel):
+            raise ValueError(
+                "`TargetFlops` counts the multiply-adds that go with whole channels. Expected "
+                f"pattern=Channel(). Received: pattern={pattern!r}"
+            )
+
+    def keep(
+        self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
+    ) -> list[np.ndarray]:
+        """Returns what stays when `progress` of the way to the target has been gone."""
+        scores = [entry.values for entry in units]
+        target = 1 - (1 - self.fraction) * progress
+        order = np.argsort(np.concatenate(scores), kind="stable")
+        ends = np.cumsum([values.size for values in scores])[:-1]
+
+        def without(count: int) -> list[np.ndarray]:
+            stay = np.ones(order.size, bool)
+            stay[order[:count]] = False
+            return np.split(stay, ends)
+
+        least, most = 0, order.size
+        if flops(without(most), scores) > target:
+            raise ValueError(
+                f"{target:.1%} of the multiply-adds cannot be reached: with the fewest channels "
+                f"that may stay, {flops(without(most), scores):.1%} are left. Raise `fraction`, or "
+                "choose more layers or a smaller `min_channels`."
+            )
+        while least < most:
+            count = (least + most) // 2
+            if flops(without(count), scores) <= target:
+                most = count
+            else:
+                least = count + 1
+        return without(least)
+
+
 def _keep_largest(scores: Sequence[np.ndarray], sparsity: float) -> list[np.ndarray]:
     count = round(sparsity * sum(values.size for values in scores))
     if count == 0:
         return [np.ones(values.shape, bool) for values in scores]
     threshold, ties = _smallest(scores, count)
+    if np.isinf(threshold):
+        ties = 0  # these must stay
     keep = []
     for values in scores:
         stay = values > threshold
-        if np.isfinite(threshold):
-            equal = np.flatnonzero(values == threshold)
-            stay.flat[equal[ties:]] = True
+        # `reshape` of these contiguous arrays gives views.
+        for piece, stay_piece in zip(
+            _pieces(values.reshape(-1)), _pieces(stay.reshape(-1)), strict=True
+        ):
+            equal = np.flatnonzero(piece == threshold)
+            stay_piece[equal[ties:]] = True
             ties = max(0, ties - equal.size)
-        else:
-            stay = np.isinf(values)
         keep.append(stay)
     return keep
 
 
-def _smallest(scores: Sequence[np.ndarray], count: int) -> tuple[float, int]:
+def _smallest(scores: Sequence[np.ndarray], count: int) -> tuple[np.float32, int]:
     """Value of the `count`-th smallest score, and how many scores of that value are to go.
 
-    Without a copy of all scores: the bits of nonnegative floats sort like the floats, so a
-    histogram of their upper halves finds the few among which the value lies.
+    Without sorting or copying: the bits of nonnegative floats sort like the floats, so a histogram
+    of their upper halves and one of the lower halves below the right upper half find the value.
     """
+    pieces = [piece for values in scores for piece in _pieces(_halves(values))]
+    upper, left = _bucket((piece[:, 1] for piece in pieces), count)
+    lower, left = _bucket((piece[piece[:, 1] == upper, 0] for piece in pieces), left)
+    return np.array([lower, upper], "<u2").view("<f4")[0], left
+
+
+def _bucket(pieces: Iterable[np.ndarray], count: int) -> tuple[int, int]:
+    """The `count`-th smallest of 16-bit numbers, and its place among the equal ones."""
     histogram = np.zeros(1 << 16, np.int64)
-    for values in scores:
-        bits = _upper_bits(values)
-        # In pieces, because `bincount` widens what it counts to 64 bits.
-        for start in range(0, bits.size, 1 << 22):
-            histogram += np.bincount(bits[start : start + (1 << 22)], minlength=1 << 16)
+    for piece in pieces:
+        histogram += np.bincount(piece, minlength=1 << 16)
     smaller = np.cumsum(histogram)
     bucket = int(np.searchsorted(smaller, count))
-    below = int(smaller[bucket - 1]) if bucket else 0
-    candidates = np.concatenate(
-        [values.ravel()[_upper_bits(values) == bucket] for values in scores]
-    )
-    candidates.partition(count - below - 1)
-    threshold = candidates[count - below - 1]
-    below += int(np.count_nonzero(candidates < threshold))
-    return float(threshold), count - below
+    return bucket, count - int(smaller[bucket] - histogram[bucket])
 
 
-def _upper_bits(values: np.ndarray) -> np.ndarray:
-    halves = np.ascontiguousarray(values, dtype="<f4").view("<u2")
-    return halves.reshape(-1, 2)[:, 1]
+def _halves(values: np.ndarray) -> np.ndarray:
+    return np.ascontiguousarray(values, dtype="<f4").reshape(-1).view("<u2").reshape(-1, 2)
+
+
+def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
+    # `bincount` and `flatnonzero` make 64-bit integers of what they are given.
+    return (array[start : start + (1 << 20)] for start in range(0, len(array), 1 << 20))
 
 
 def _check_positive(name: str, value: object) -> None:

@@ -6,11 +6,12 @@ from collections.abc import Mapping, Sequence
 import keras
 import numpy as np
 
-from keras_hoyer.constraints import KeepZeros
-from keras_hoyer.criteria import Criterion, UnitScores
-from keras_hoyer.patterns import KernelPattern, Pattern, Unstructured, check_pattern
+from keras_hoyer.constraints import KeepZeros, find_average
+from keras_hoyer.criteria import Criterion
+from keras_hoyer.patterns import Pattern, Unstructured, check_pattern
 from keras_hoyer.reports import Report, report
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights, refresh_compiled
+from keras_hoyer.units import ChannelUnits, FlopsLeft, Units, find_units
+from keras_hoyer.weights import LayerSelection, Weight, refresh_compiled
 
 
 def prune(
@@ -26,9 +27,7 @@ def prune(
     that applies Keras constraints keeps them: all of Keras' own do.
 
     In a custom loop, trace the training step again after a cut (on JAX after each one), since a
-    compiled step knows only the masks it was compiled with. If that loop uses an optimizer with
-    `use_ema=True` which is not the one the model was compiled with, call `keep_averages(model,
-    optimizer)` once after the first cut.
+    compiled step knows only the masks it was compiled with.
 
     Args:
         model: A built Keras model. It is changed in place.
@@ -52,7 +51,7 @@ def prune(
     20
     """
     check_choices(criterion, pattern)
-    cut(model, find_kernels(model, layers), criterion, pattern)
+    cut(model, find_units(model, pattern, layers), criterion)
     return report(model, layers)
 
 
@@ -68,36 +67,25 @@ def check_choices(criterion: Criterion, pattern: Pattern) -> None:
     criterion.check(pattern)
 
 
-def check_fit(kernels: Sequence[Weight], pattern: KernelPattern) -> None:
-    """Raises a `ValueError` that names the kernels which the pattern does not divide."""
-    misfits = [kernel for kernel in kernels if not pattern.fits(kernel.shape)]
-    if misfits:
-        named = ", ".join(f"'{kernel.path}' of shape {kernel.shape}" for kernel in misfits)
-        fitting = sorted({k.layer.name for k in kernels} - {k.layer.name for k in misfits})
-        raise ValueError(
-            f"{pattern} does not divide kernel {named}. To leave it out, choose the layers that "
-            f"are to be cut: layers={fitting}"
-        )
-
-
 def cut(
-    model: keras.Model,
-    kernels: Sequence[Weight],
-    criterion: Criterion,
-    pattern: KernelPattern,
-    progress: float = 1.0,
+    model: keras.Model, units: Sequence[Units], criterion: Criterion, progress: float = 1.0
 ) -> None:
     """Cuts `progress` of the way to the criterion, and masks what is zero from then on."""
-    check_fit(kernels, pattern)
-    units = [_score(kernel, pattern) for kernel in kernels]
-    keep = criterion.keep(units, progress)
-    del units
-    emptied = []
-    masks = {}
-    for kernel, units_kept in zip(kernels, keep, strict=True):
-        masks[kernel] = pattern.expand(units_kept, kernel.shape)
-        if not units_kept.any():
-            emptied.append(kernel.path)
+    scores = [entry.score() for entry in units]
+    flops = FlopsLeft(model, units) if isinstance(units[0], ChannelUnits) else None
+    keep = criterion.keep(scores, progress, flops)
+    keep = [
+        entry.restrict(kept, scored.values)
+        for entry, kept, scored in zip(units, keep, scores, strict=True)
+    ]
+    del scores
+    masks: dict[Weight, np.ndarray] = {}
+    for entry, kept in zip(units, keep, strict=True):
+        for weight, mask in entry.masks(kept).items():
+            # What was cut before stays cut, also if this target asks for less.
+            known = masks.get(weight, known_mask(weight))
+            masks[weight] = mask if known is None else mask & known
+    emptied = [weight.path for weight, mask in masks.items() if not mask.any()]
     if emptied:
         warnings.warn(
             f"Pruning leaves no weight in {', '.join(emptied)}: nothing passes through any more. "
@@ -120,66 +108,42 @@ def apply_masks(model: keras.Model, masks: Mapping[Weight, np.ndarray]) -> None:
             stale = True
         constraint.set_mask(weight.name, mask)
         weight.set("constraint", constraint)
-        weights = keras.ops.convert_to_numpy(weight.variable)
-        weight.variable.assign(np.where(mask, weights, np.zeros((), weights.dtype)))
-    optimizer = getattr(model, "optimizer", None)
-    if optimizer is not None:
-        keep_averages(model, optimizer)
+        weight.variable.assign(constraint.apply_mask(weight.name, weight.variable))
+        _restore_averages(model, weight, constraint)
     if stale:
         refresh_compiled(model)
 
 
-def adopt_zeros(model: keras.Model, kernels: Sequence[Weight]) -> bool:
-    """Takes the zeros that kernels have for cut ones and keeps them; returns whether there are any.
+def known_mask(weight: Weight) -> np.ndarray | None:
+    """The mask that a weight has been given before; `None` if it has none."""
+    constraint = weight.get("constraint")
+    return constraint.get_mask(weight.name) if isinstance(constraint, KeepZeros) else None
+
+
+def adopt_zeros(model: keras.Model, units: Sequence[Units]) -> bool:
+    """Takes the zeros that a model has for cut ones; returns whether it was ever cut.
 
     So a model goes on that was restored from weights alone, which hold no masks.
     """
-    masks = {}
-    for kernel in kernels:
-        mask = keras.ops.convert_to_numpy(kernel.variable) != 0
-        if not mask.all():
-            constraint = kernel.get("constraint")
-            known = constraint.get_mask(kernel.name) if isinstance(constraint, KeepZeros) else None
-            masks[kernel] = mask if known is None else mask & known
-    if masks:
-        apply_masks(model, masks)
-    return bool(masks)
+    masks: dict[Weight, np.ndarray] = {}
+    # A kernel that is zero altogether may just have begun so: others must tell that cuts were made.
+    cut_before = False
+    for entry in units:
+        alive = entry.score().values > 0
+        cut_before |= bool(alive.any() and not alive.all())
+        for weight, mask in entry.masks(alive).items():
+            known = masks.get(weight, known_mask(weight))
+            cut_before |= known_mask(weight) is not None
+            masks[weight] = mask if known is None else mask & known
+    if cut_before:
+        apply_masks(model, {weight: mask for weight, mask in masks.items() if not mask.all()})
+    return cut_before
 
 
-def keep_averages(model: keras.Model, optimizer: keras.optimizers.Optimizer) -> None:
-    """Keeps the zeros in an optimizer's moving averages of the weights (`use_ema=True`) too.
-
-    `prune` and `callbacks.Pruning` do this for the optimizer that the model was compiled with.
-
-    Args:
-        model: A pruned model.
-        optimizer: The optimizer that trains it. Without `use_ema=True` nothing is done.
-    """
+def _restore_averages(model: keras.Model, weight: Weight, constraint: KeepZeros) -> None:
+    optimizer = getattr(model, "optimizer", None)
     optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-    if not optimizer.use_ema:
-        return
-    if not optimizer.built:
-        optimizer.build(model.trainable_variables)
-    averages = {
-        id(variable): average
-        for variable, average in zip(
-            optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
-        )
-    }
-    for weight in find_weights(model):
-        constraint, average = weight.get("constraint"), averages.get(id(weight.variable))
-        if isinstance(constraint, KeepZeros) and average is not None:
-            constraint.follow_average(weight.name, average)
-
-
-def _score(kernel: Weight, pattern: KernelPattern) -> UnitScores:
-    weights = keras.ops.convert_to_numpy(kernel.variable)
-    if weights.dtype != np.float64:
-        weights = np.asarray(weights, "float32")
-    scores = np.ascontiguousarray(pattern.scores(weights))
-    if not np.isfinite(weights).all():
-        raise ValueError(
-            f"Kernel '{kernel.path}' holds NaN or infinity, so nothing can be said about which of "
-            "its weights matter. Lower the learning rate or the penalty's factor and train again."
-        )
-    return UnitScores(kernel.path, scores, float(weights.std()))
+    for part in getattr(optimizer, "optimizers", [optimizer]):
+        average = None if part is None else find_average(part, weight.variable)
+        if average is not None:
+            average.assign(constraint.apply_mask(weight.name, average))

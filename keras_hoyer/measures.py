@@ -30,7 +30,7 @@ def hoyer_sparsity(array: Any) -> float:
     >>> hoyer_sparsity([0.0, 0.0, -3.0, 0.0])
     1.0
     """
-    count, total, squares = _sums(array)
+    count, _, total, squares = _sums(array)
     if total == 0:
         return 1.0
     if count == 1:
@@ -56,7 +56,7 @@ def effective_count(array: Any) -> float:
     >>> effective_count([2.0, -2.0, 0.0, 2.0])
     3.0
     """
-    _, total, squares = _sums(array)
+    _, _, total, squares = _sums(array)
     return total**2 / squares if total else 0.0
 
 
@@ -79,12 +79,12 @@ def trimming_threshold(array: Any) -> float:
     >>> trimming_threshold([3.0, -1.0])
     2.5
     """
-    _, total, squares = _sums(array)
-    return squares / total if total else 0.0
+    _, peak, total, squares = _sums(array)
+    return peak * (squares / total) if total else 0.0
 
 
-def _sums(array: Any) -> tuple[int, float, float]:
-    """Number of entries, sum of magnitudes, sum of squares."""
+def _sums(array: Any) -> tuple[int, float, float, float]:
+    """Number of entries, largest magnitude, and in units of that: sum of magnitudes, of squares."""
     tensor = keras.ops.is_tensor(array) or isinstance(array, keras.Variable)
     values = np.ravel(keras.ops.convert_to_numpy(array) if tensor else array)
     if values.size == 0:
@@ -92,15 +92,16 @@ def _sums(array: Any) -> tuple[int, float, float]:
             "Invalid value for argument `array`. Expected at least one entry. Received: "
             f"array={array!r}"
         )
-    total = squares = 0.0
-    # In pieces, so that float64 takes no second copy of a large kernel.
-    for start in range(0, values.size, 1 << 20):
-        piece = np.abs(values[start : start + (1 << 20)].astype("float64"))
-        total += float(piece.sum())
-        squares += float(np.dot(piece, piece))
-    if not math.isfinite(total):
+    peak = max(abs(float(values.max())), abs(float(values.min())))
+    if not math.isfinite(peak):
         raise ValueError(
             "Invalid value for argument `array`. Expected finite values. Received an array with "
             "NaN or infinity."
         )
-    return values.size, total, squares
+    total = squares = 0.0
+    # In pieces, so that float64 takes no second copy of a large kernel.
+    for start in range(0, values.size if peak else 0, 1 << 20):
+        piece = np.abs(values[start : start + (1 << 20)].astype("float64")) / peak
+        total += float(piece.sum())
+        squares += float(np.dot(piece, piece))
+    return values.size, peak, total, squares

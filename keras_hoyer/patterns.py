@@ -34,7 +34,10 @@ class KernelPattern(Pattern):
         raise NotImplementedError
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
-        """Root mean square of each unit's weights, float32; infinite where a unit must stay."""
+        """Root mean square of each unit's weights, float32; infinite where a unit must stay.
+
+        The array of the weights may be overwritten.
+        """
         raise NotImplementedError
 
     def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -57,7 +60,7 @@ class Unstructured(KernelPattern):
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Magnitudes."""
-        return np.abs(weights, dtype="float32")
+        return np.asarray(np.abs(weights, out=weights), "float32")
 
     def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The decision itself: a weight is a unit."""
@@ -115,8 +118,11 @@ class Block(KernelPattern):
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Root mean square of each block; the last axes count blocks."""
         split, inner = self.split_shape(weights.shape)
-        squares = np.square(weights.reshape(split), dtype="float32")
-        return np.sqrt(squares.mean(axis=inner))
+        largest = np.abs(weights).max(initial=0.0)
+        # Scaled, because the squares of tiny or huge weights leave the range of float32.
+        scaled = np.divide(weights, largest or 1.0, out=weights).reshape(split)
+        squares = np.square(scaled, out=scaled).mean(axis=inner)
+        return np.asarray(np.sqrt(squares) * largest, "float32")
 
     def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """Every weight of a block takes the block's decision."""
@@ -172,17 +178,81 @@ class NByM(KernelPattern):
 
     def scores(self, weights: np.ndarray) -> np.ndarray:
         """Magnitudes, infinite for the `n` largest of each group; the first wins a tie."""
-        moved = np.moveaxis(np.abs(weights, dtype="float32"), self.axis, -1)
-        groups = moved.reshape(*moved.shape[:-1], -1, self.m)
-        # A stable sort of the negated magnitudes makes ties deterministic.
-        largest = np.argsort(-groups, axis=-1, kind="stable")[..., : self.n]
-        scores = groups.copy()
-        np.put_along_axis(scores, largest, np.inf, axis=-1)
-        return np.ascontiguousarray(np.moveaxis(scores.reshape(moved.shape), -1, self.axis))
+        scores = np.abs(weights, dtype="float32")
+        moved = np.moveaxis(scores, self.axis, -1)
+        # A view where the axis is the last one, else a copy: `reshape` of what was moved.
+        groups = moved.reshape(-1, self.m)
+        for start in range(0, len(groups), 1 << 18):
+            piece = groups[start : start + (1 << 18)]
+            # A stable sort of the negated magnitudes makes ties deterministic.
+            largest = np.argsort(-piece, axis=-1, kind="stable")[:, : self.n]
+            np.put_along_axis(piece, largest, np.inf, axis=-1)
+        moved[...] = groups.reshape(moved.shape)
+        return scores
 
     def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The decision itself: scores have the kernel's shape."""
         return keep
+
+
+@_serializable
+@dataclass(frozen=True)
+class Channel(Pattern):
+    """Output channels are cut, with everything that lives and dies with them.
+
+    A channel of a residual stream, for instance, is made and read by many layers: all their slices
+    of kernels, biases and normalisation are one unit, and `shrink` removes it from all of them.
+
+    Args:
+        score: `"l2"` scores a channel by the root mean square of its kernel weights, `"mean"` by
+            the mean and `"max"` by the largest of their magnitudes. Defaults to `"l2"`.
+        min_channels: Positive int: channels that stay in each group at least. Defaults to 1.
+        multiple_of: Positive int: the number of channels that stay is rounded up to a multiple of
+            it; hardware likes 8. Defaults to 1.
+
+    Raises:
+        ValueError: If an argument is out of its range.
+
+    >>> Channel(multiple_of=8)
+    Channel(score='l2', min_channels=1, multiple_of=8)
+    """
+
+    score: str = "l2"
+    min_channels: int = 1
+    multiple_of: int = 1
+
+    def __post_init__(self) -> None:
+        if self.score not in ("l2", "mean", "max"):
+            raise ValueError(
+                'Invalid value for argument `score`. Expected "l2", "mean" or "max". '
+                f"Received: score={self.score!r}"
+            )
+        for name in ("min_channels", "multiple_of"):
+            if not _is_positive_int(getattr(self, name)):
+                raise ValueError(
+                    f"Invalid value for argument `{name}`. Expected a positive integer. "
+                    f"Received: {name}={getattr(self, name)!r}"
+                )
+
+    def strength(self, weights: np.ndarray, axis: int) -> np.ndarray:
+        """What the weights of each index along an axis add to a channel's score."""
+        others = tuple(i for i in range(weights.ndim) if i != axis)
+        if self.score == "l2":
+            return np.square(weights, dtype="float64").sum(axis=others)
+        magnitudes = np.abs(weights, dtype="float64")
+        return magnitudes.sum(axis=others) if self.score == "mean" else magnitudes.max(axis=others)
+
+    def join(self, total: np.ndarray, strength: np.ndarray) -> np.ndarray:
+        """Adds the strengths of a kernel, of shape `(channels, k)`, to those of the others."""
+        if self.score == "max":
+            return np.maximum(total, strength.max(axis=1))
+        return total + strength.sum(axis=1)
+
+    def finish(self, total: np.ndarray, count: int) -> np.ndarray:
+        """Scores of channels of `count` weights each."""
+        if self.score == "max":
+            return total
+        return np.sqrt(total / count) if self.score == "l2" else total / count
 
 
 def check_pattern(pattern: Pattern) -> None:
@@ -190,7 +260,7 @@ def check_pattern(pattern: Pattern) -> None:
     if not isinstance(pattern, Pattern):
         raise ValueError(
             "Invalid value for argument `pattern`. Expected a pattern of `keras_hoyer.patterns`: "
-            "`Unstructured()`, `Block(shape)` or `NByM(n, m, axis)`. "
+            "`Unstructured()`, `Channel()`, `Block(shape)` or `NByM(n, m, axis)`. "
             f"Received: pattern={pattern!r}"
         )
 

@@ -20,6 +20,10 @@ _serializable = keras.saving.register_keras_serializable(package="keras_hoyer")
 
 # Sums of squares below the smallest normal float32 hold no digits: such a kernel counts as zero.
 _TINY = float(np.finfo("float32").tiny)
+_LARGE = float(np.finfo("float32").max) / 8
+
+# TensorFlow broadcasts no more axes; blocks in a kernel of rank 5 have up to 10.
+_MOST_AXES = 8
 
 # A fused gradient must be worth the tenth of a second that compiling it takes.
 _FUSED_SIZE = 1 << 20
@@ -29,14 +33,14 @@ class Penalty(keras.regularizers.Regularizer):
     """Base class of the penalties: a factor times a measure of the kernel.
 
     Args:
-        factor: Float, 0 or more: what the measure is multiplied with.
+        factor: Float between 0 and 1e30: what the measure is multiplied with.
 
     Raises:
-        ValueError: If `factor` is negative, not finite or not a number.
+        ValueError: If `factor` is out of its range, NaN or not a number.
     """
 
     def __init__(self, factor: float) -> None:
-        self.factor = _checked_number("factor", factor, positive=False)
+        self.factor = _checked_number("factor", factor, 0, 1e30)
 
     def measure(self, x: Any) -> Any:
         """The penalty for `factor=1`: a scalar tensor, float32 (float64 for a float64 kernel)."""
@@ -44,7 +48,9 @@ class Penalty(keras.regularizers.Regularizer):
 
     def __call__(self, x: Any) -> Any:
         """Returns the penalty of a kernel, a scalar tensor."""
-        return self.factor * self.measure(ops.convert_to_tensor(x))
+        x = ops.convert_to_tensor(x)
+        # The reshape reads a variable, which TensorFlow admits in no custom gradient.
+        return self.factor * self.measure(ops.reshape(x, x.shape))
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments as JSON values."""
@@ -69,7 +75,7 @@ class Hoyer(Penalty):
         factor: Float, 0 or more. Defaults to 1e-4.
 
     Raises:
-        ValueError: If `factor` is negative, not finite or not a number.
+        ValueError: If `factor` is negative, above 1e30, NaN or not a number.
 
     >>> round(float(Hoyer(1.0)(np.array([[3.0, 0.0], [0.0, -4.0]], "float32"))), 6)
     1.4
@@ -96,7 +102,7 @@ class HoyerSquare(Penalty):
         factor: Float, 0 or more. Defaults to 1e-4.
 
     Raises:
-        ValueError: If `factor` is negative, not finite or not a number.
+        ValueError: If `factor` is negative, above 1e30, NaN or not a number.
 
     >>> round(float(HoyerSquare(1.0)(np.array([2.0, -2.0, 0.0, 2.0], "float32"))), 6)
     3.0
@@ -122,7 +128,7 @@ class TransformedL1(Penalty):
 
     Args:
         factor: Float, 0 or more. Defaults to 1e-4.
-        a: Positive float, in the unit of the weights. Defaults to 1.
+        a: Float between 1e-30 and 1e30, in the unit of the weights. Defaults to 1.
 
     Raises:
         ValueError: If an argument is out of its range or not a number.
@@ -133,12 +139,26 @@ class TransformedL1(Penalty):
 
     def __init__(self, factor: float = 1e-4, a: float = 1.0) -> None:
         super().__init__(factor)
-        self.a = _checked_number("a", a, positive=True)
+        self.a = _checked_number("a", a, 1e-30, 1e30)
 
     def measure(self, x: Any) -> Any:
         """`sum((a + 1) |w| / (a + |w|))`."""
-        magnitudes = ops.abs(ops.cast(x, _compute_dtype(x)))
-        return ops.sum((self.a + 1) * magnitudes / (self.a + magnitudes))
+        dtype = _compute_dtype(x)
+
+        @ops.custom_gradient
+        def measure(x: Any) -> tuple[Any, Callable]:
+            weights = ops.cast(x, dtype)
+            magnitudes = ops.abs(weights)
+            inverse = 1 / (self.a + magnitudes)
+
+            def gradient(*args: Any, upstream: Any = None) -> Any:
+                upstream = args[0] if upstream is None else upstream
+                slope = upstream * ((self.a + 1) * inverse) * (self.a * inverse)
+                return _cast_finite(slope * ops.sign(weights), x.dtype)
+
+            return ops.sum(magnitudes * ((self.a + 1) * inverse)), gradient
+
+        return measure(x)
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments as JSON values."""
@@ -172,7 +192,33 @@ class GroupPenalty(Penalty):
                 "other patterns have no groups to take norms of. "
                 f"Received: pattern={pattern!r}"
             )
+        if pattern is not None and self.axis != -1:
+            raise ValueError(
+                "Invalid value for arguments `axis` and `pattern`. Expected one of them: groups "
+                "are numbered by axes, or they are the pattern's blocks. "
+                f"Received: axis={axis!r}, pattern={pattern!r}"
+            )
         self.pattern = pattern
+
+    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
+        """The measure of groups from the sum of their norms and that of the norms' squares.
+
+        Returns:
+            Three scalars: the value, and `slope` and `pull` of the gradient that it has for a
+            norm, `slope * (1 - pull * norm)`.
+        """
+        raise NotImplementedError
+
+    def measure(self, x: Any) -> Any:
+        """The measure of the groups' norms, added over the axes."""
+        return _group_measure(x, *self.spans(tuple(x.shape)), self.profile)
+
+    def measure_of_squares(self, squares: Any) -> Any:
+        """The measure of groups whose squared norms are given, a float32 tensor of shape `(n,)`."""
+        alive = squares > _TINY
+        # The root of 1 in place of 0, whose gradient is infinite.
+        norms = ops.where(alive, ops.sqrt(ops.where(alive, squares, 1.0)), 0.0)
+        return self.profile(ops.sum(norms), ops.sum(ops.where(alive, squares, 0.0)))[0]
 
     def spans(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
         """Shape to give a kernel, and the axes of it that each kind of group spans.
@@ -240,9 +286,9 @@ class GroupHoyer(GroupPenalty):
     ) -> None:
         super().__init__(factor, axis, pattern)
 
-    def measure(self, x: Any) -> Any:
-        """`sum(norms) / sqrt(sum(norms**2))`, added over the axes."""
-        return _group_measure(x, *self.spans(tuple(x.shape)), functools.partial(_ratio, power=1))
+    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
+        """`sum(norms) / sqrt(sum(norms**2))`, and its gradient's slope and pull."""
+        return _ratio(total, squares, power=1)
 
 
 @_serializable
@@ -277,9 +323,9 @@ class GroupHoyerSquare(GroupPenalty):
     ) -> None:
         super().__init__(factor, axis, pattern)
 
-    def measure(self, x: Any) -> Any:
-        """`sum(norms)**2 / sum(norms**2)`, added over the axes."""
-        return _group_measure(x, *self.spans(tuple(x.shape)), functools.partial(_ratio, power=2))
+    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
+        """`sum(norms)**2 / sum(norms**2)`, and its gradient's slope and pull."""
+        return _ratio(total, squares, power=2)
 
 
 @_serializable
@@ -312,9 +358,9 @@ class GroupLasso(GroupPenalty):
     ) -> None:
         super().__init__(factor, axis, pattern)
 
-    def measure(self, x: Any) -> Any:
-        """`sum(norms)`, added over the axes."""
-        return _group_measure(x, *self.spans(tuple(x.shape)), _sum_of_norms)
+    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
+        """`sum(norms)`, and its gradient's slope and pull."""
+        return total, ops.ones_like(total), ops.zeros_like(total)
 
 
 def _compute_dtype(x: Any) -> str:
@@ -334,18 +380,13 @@ def _ratio(total: Any, squares: Any, power: int) -> tuple[Any, Any, Any]:
     return value, slope, total / squares
 
 
-def _sum_of_norms(total: Any, squares: Any) -> tuple[Any, Any, Any]:
-    return total, ops.ones_like(total), ops.zeros_like(total)
-
-
 def _norm_ratio(x: Any, power: int) -> Any:
     dtype = _compute_dtype(x)
 
     @ops.custom_gradient
     def measure(x: Any) -> tuple[Any, Callable]:
         weights = ops.cast(x, dtype)
-        total = ops.sum(ops.abs(weights))
-        value, slope, pull = _ratio(total, _sum_of_squares(weights), power)
+        value, slope, pull = _ratio(*_sums(weights), power)
 
         def gradient(*args: Any, upstream: Any = None) -> Any:
             upstream = args[0] if upstream is None else upstream
@@ -364,39 +405,65 @@ def _group_measure(
     @ops.custom_gradient
     def measure(x: Any) -> tuple[Any, Callable]:
         weights = ops.cast(x, dtype)
-        squares = ops.square(weights)
-        value, slopes = 0.0, []
+        value, parts = 0.0, []
         for span in spans:
-            sums = ops.sum(squares, axis=span, keepdims=True) if span else squares
+            sums = ops.sum(ops.square(_unshared(weights)), axis=span, keepdims=True)
             alive = sums > _TINY
             norms = ops.where(alive, ops.sqrt(sums), ops.zeros_like(sums))
             inverse = ops.where(alive, 1 / ops.where(alive, norms, 1.0), ops.zeros_like(sums))
-            part, slope, pull = profile(ops.sum(norms), ops.sum(sums))
+            part, slope, pull = profile(ops.sum(norms), ops.sum(ops.where(alive, sums, 0.0)))
             value = value + part
-            slopes.append(slope * (inverse - pull))
+            parts.append((slope, inverse - pull))
 
         def gradient(*args: Any, upstream: Any = None) -> Any:
             upstream = args[0] if upstream is None else upstream
-            scale = functools.reduce(ops.add, [upstream * slope for slope in slopes])
-            return _cast_finite(weights * scale, x.dtype)
+            # Norms near the smallest float32 would make infinity, and infinity times zero NaN.
+            scales = [ops.clip(upstream * a * b, -_LARGE, _LARGE) for a, b in parts]
+            return _cast_finite(weights * functools.reduce(ops.add, scales), x.dtype)
 
         return value, gradient
 
-    return measure(ops.reshape(x, shape))
+    x = ops.reshape(x, shape)
+    if len(shape) > _MOST_AXES:
+        (span,) = spans
+        kept = tuple(axis for axis in range(len(shape)) if axis not in span)
+        x = ops.reshape(ops.transpose(x, kept + span), (*(shape[axis] for axis in kept), -1))
+        spans = [(len(kept),)]
+    return measure(x)
 
 
-def _sum_of_squares(weights: Any) -> Any:
-    if keras.backend.backend() == "tensorflow":
+def _unshared(weights: Any) -> Any:
+    if keras.backend.backend() == "jax":
+        import jax  # noqa: PLC0415  (only where it is the backend)
+
+        # Two sums of the same squares make XLA write the squares to memory, at ten times the cost.
+        return jax.lax.optimization_barrier(weights)
+    return weights
+
+
+def _sums(weights: Any) -> tuple[Any, Any]:
+    """Sums of magnitudes and of squares, in one pass each where a plain sum takes two."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
         import tensorflow as tf  # noqa: PLC0415  (only where it is the backend)
 
-        # One pass, where a square and a sum are two with a temporary.
-        return 2 * tf.nn.l2_loss(weights)
-    return ops.sum(ops.square(weights))
+        return tf.reduce_sum(tf.abs(weights)), 2 * tf.nn.l2_loss(weights)
+    if backend == "torch":
+        import torch  # noqa: PLC0415  (only where it is the backend)
+
+        # Row by row: over a whole large kernel these norms lose four of float32's seven digits.
+        magnitudes = torch.linalg.vector_norm(weights, 1, dim=-1)
+        return magnitudes.sum(), torch.linalg.vector_norm(weights, 2, dim=-1).square().sum()
+    return ops.sum(ops.abs(weights)), ops.sum(ops.square(weights))
 
 
 def _signed_gradient(weights: Any, slope: Any, pull: Any) -> Any:
-    if keras.backend.backend() == "tensorflow" and math.prod(weights.shape) >= _FUSED_SIZE:
+    backend = keras.backend.backend()
+    if backend == "tensorflow" and math.prod(weights.shape) >= _FUSED_SIZE:
         return _fused_signed_gradient()(weights, slope, pull)
+    if backend == "torch":
+        # In place: fresh memory costs more than the arithmetic.
+        return weights.sign().addcmul_(weights, -pull).mul_(slope)
     return slope * (ops.sign(weights) - pull * weights)
 
 
@@ -421,12 +488,12 @@ def _cast_finite(gradient: Any, dtype: Any) -> Any:
     return ops.cast(gradient, dtype)
 
 
-def _checked_number(name: str, value: Any, positive: bool) -> float:
+def _checked_number(name: str, value: Any, least: float, most: float) -> float:
     valid = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not valid or not math.isfinite(value) or value < 0 or (positive and value == 0):
-        expected = "a positive number" if positive else "a number, 0 or more"
+    if not valid or not least <= value <= most:
         raise ValueError(
-            f"Invalid value for argument `{name}`. Expected {expected}. Received: {name}={value!r}"
+            f"Invalid value for argument `{name}`. Expected a number between {least:g} and "
+            f"{most:g}. Received: {name}={value!r}"
         )
     return float(value)
 

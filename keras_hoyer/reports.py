@@ -99,7 +99,8 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
         A `Report`: `total`, `nonzero`, `sparsity`, `layers`. Print it for a table.
 
     Raises:
-        ValueError: If the model is not built or a layer name does not exist.
+        ValueError: If the model is not built, a layer name does not exist, or a kernel holds NaN
+            or infinity.
 
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")])
     >>> model.set_weights([np.array([[1, 0], [2, 0], [0, 0]]), np.zeros(2)])
@@ -113,17 +114,22 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
     kernels = tuple(_describe(kernel) for kernel in find_kernels(model, layers))
     total = sum(kernel.total for kernel in kernels)
     nonzero = sum(kernel.nonzero for kernel in kernels)
-    sparsity = 1 - nonzero / total if total else 0.0
+    sparsity = (total - nonzero) / total if total else 0.0
     return Report(total, nonzero, sparsity, kernels)
 
 
 def count_nonzero(kernel: Weight) -> int:
     """Number of weights of a kernel that are not zero."""
-    return int(np.count_nonzero(keras.ops.convert_to_numpy(kernel.variable)))
+    return int(np.count_nonzero(kernel.read()))
 
 
 def _describe(kernel: Weight) -> KernelReport:
-    weights = keras.ops.convert_to_numpy(kernel.variable)
+    weights = kernel.read()
+    if not np.isfinite(weights).all():
+        raise ValueError(
+            f"Kernel '{kernel.path}' holds NaN or infinity, so it cannot be measured. Lower the "
+            "learning rate or the penalty's factor and train again."
+        )
     axes = kernel.output_axes
     others = tuple(axis for axis in range(weights.ndim) if axis not in axes)
     alive = np.any(weights != 0, axis=others)
@@ -133,7 +139,7 @@ def _describe(kernel: Weight) -> KernelReport:
         shape=kernel.shape,
         total=weights.size,
         nonzero=nonzero,
-        sparsity=1 - nonzero / weights.size,
+        sparsity=(weights.size - nonzero) / weights.size,
         hoyer=measures.hoyer_sparsity(weights),
         effective=measures.effective_count(weights),
         channels=alive.size,

@@ -10,6 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+# Positions are sums of fractions of an epoch: those closer than this are the same.
+ROUNDING = 1e-6
+
 
 class Schedule:
     """Base class: `begin` and `end` are the epochs of the first and the last update."""
@@ -64,11 +67,11 @@ class OneShot(Schedule):
 
     def due(self, previous: float, position: float) -> bool:
         """Whether the cut lies in `(previous, position]`."""
-        return previous < self.epoch <= position
+        return self.progress(previous) < self.progress(position)
 
     def progress(self, position: float) -> float:
         """1 from the cut on, 0 before."""
-        return float(position >= self.epoch)
+        return float(position + ROUNDING >= self.epoch)
 
     @property
     def within_epochs(self) -> bool:
@@ -121,17 +124,14 @@ class Polynomial(Schedule):
 
     def due(self, previous: float, position: float) -> bool:
         """Whether one of `begin + k * frequency`, or `end`, lies in `(previous, position]`."""
-        if position < self.begin or previous >= self.end:
-            return False
         return self._updates_until(position) > self._updates_until(previous)
 
     def progress(self, position: float) -> float:
         """Part of the way gone at the last update up to `position`."""
-        if position >= self.end:
+        if position + ROUNDING >= self.end:
             return 1.0
-        done = self._updates_until(position) - 1
-        gone = max(done, 0) * self.frequency / (self.end - self.begin)
-        return 1.0 - (1.0 - min(gone, 1.0)) ** self.power
+        done = max(self._updates_until(position) - 1, 0)
+        return 1.0 - (1.0 - done * self.frequency / (self.end - self.begin)) ** self.power
 
     @property
     def within_epochs(self) -> bool:
@@ -141,11 +141,11 @@ class Polynomial(Schedule):
         )
 
     def _updates_until(self, position: float) -> int:
+        position += ROUNDING
         if position < self.begin:
             return 0
-        # A position is a sum of fractions of an epoch: allow it its rounding error.
-        count = math.floor((min(position, self.end) - self.begin) / self.frequency + 1e-6) + 1
-        return count + (position >= self.end)
+        done = math.floor((min(position, self.end) - self.begin) / self.frequency) + 1
+        return done + (position >= self.end)
 
 
 def _is_number(value: object) -> bool:

@@ -8,9 +8,10 @@ layers, such as `MultiHeadAttention`, keep it once more for all their parts.
 import difflib
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import keras
+import numpy as np
 
 LayerSelection = Sequence[str] | Callable[[keras.Layer], bool] | None
 
@@ -44,23 +45,21 @@ class Weight:
         layer: The layer that a user sees: the attention or recurrent layer, not its parts.
         variable: The `keras.Variable`.
         name: Path within the layer, such as `"kernel"` or `"query/kernel"`.
+        path: Path within the model, for reports and messages.
         carriers: Pairs of an object and an attribute prefix, outermost first, that keep the
             regularizer and the constraint for the config.
-        ancestors: Names of the models and layers that contain the weight.
+        ancestors: Names by which a user may choose the weight: of the layer, and of all models
+            and wrappers that contain it.
         is_kernel: Whether penalties and cuts concern it by default.
     """
 
     layer: keras.Layer
     variable: keras.Variable
     name: str
+    path: str
     carriers: tuple[tuple[keras.Layer, str], ...]
     ancestors: tuple[str, ...]
     is_kernel: bool
-
-    @property
-    def path(self) -> str:
-        """Layer and weight name, for reports and messages."""
-        return f"{self.layer.name}/{self.name}"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -86,6 +85,15 @@ class Weight:
         )
         return (rank - 2,) if isinstance(owner, transposed) else (rank - 1,)
 
+    def read(self) -> np.ndarray:
+        """Copies the values; in pieces, since Keras' conversion makes several copies at a time."""
+        values = np.empty(self.shape, keras.ops.convert_to_numpy(self.variable[:1]).dtype)
+        rows = max(1, (1 << 22) * len(values) // values.size)
+        for start in range(0, len(values), rows):
+            piece = slice(start, start + rows)
+            values[piece] = keras.ops.convert_to_numpy(self.variable[piece])
+        return values
+
     def get(self, kind: str) -> object:
         """The variable's `"regularizer"` or `"constraint"`."""
         return getattr(self.variable, kind)
@@ -104,7 +112,14 @@ def find_weights(model: keras.Model) -> list[Weight]:
         ValueError: If the model is not built.
     """
     _check_built(model)
-    return list(_walk(model, (), (), set(), set()))
+    found = {}
+    for weight in _walk(model, (), ()):
+        known = found.setdefault(id(weight.variable), weight)
+        # A shared layer answers to the name of each model that contains it.
+        if known is not weight:
+            ancestors = (*known.ancestors, *weight.ancestors)
+            found[id(weight.variable)] = replace(known, ancestors=ancestors)
+    return list(found.values())
 
 
 def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weight]:
@@ -129,7 +144,8 @@ def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weig
         return [weight for weight in weights if weight.is_kernel]
     if callable(layers):
         return [weight for weight in weights if layers(weight.layer)]
-    if isinstance(layers, str) or not all(isinstance(name, str) for name in layers):
+    listed = isinstance(layers, Sequence) and not isinstance(layers, str)
+    if not listed or not all(isinstance(name, str) for name in layers):
         raise ValueError(
             "Invalid value for argument `layers`. Expected a list of layer names or a function "
             f"from a layer to a bool. Received: layers={layers!r}"
@@ -146,36 +162,33 @@ def refresh_compiled(model: keras.Model) -> None:
 
 
 def _walk(
-    layer: keras.Layer,
-    ancestors: tuple[str, ...],
-    composites: tuple[keras.Layer, ...],
-    seen_layers: set[int],
-    seen_variables: set[int],
+    layer: keras.Layer, parents: tuple[keras.Layer, ...], composites: tuple[keras.Layer, ...]
 ) -> Iterator[Weight]:
-    if id(layer) in seen_layers:
+    if layer in parents:
         return
-    seen_layers.add(id(layer))
-    ancestors = (*ancestors, layer.name)
+    chain = (*parents, layer)
+    visible = composites[0] if composites else layer
     for variable in _own_variables(layer):
         prefix = _prefix(layer, variable.name)
-        if prefix is None or id(variable) in seen_variables:
+        if prefix is None:
             continue
-        seen_variables.add(id(variable))
-        visible = composites[0] if composites else layer
         inside = [] if layer in (visible, getattr(visible, "cell", None)) else [layer.name]
         outer = _composite_carrier(visible, prefix) if visible is not layer else ()
+        name = "/".join([*inside, variable.name])
+        named = [parent.name for parent in chain[: chain.index(visible) + 1]]
         yield Weight(
             layer=visible,
             variable=variable,
-            name="/".join([*inside, variable.name]),
+            name=name,
+            path="/".join([*(named[1:] or named), name]),
             carriers=(*outer, (layer, prefix)),
-            ancestors=ancestors,
+            ancestors=tuple(named),
             is_kernel=variable.name in _KERNEL_PREFIXES,
         )
     if isinstance(layer, _COMPOSITES):
         composites = (*composites, layer)
     for child in layer._layers:
-        yield from _walk(child, ancestors, composites, seen_layers, seen_variables)
+        yield from _walk(child, chain, composites)
 
 
 def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
@@ -210,11 +223,16 @@ def _check_built(model: keras.Model) -> None:
         raise ValueError(
             f"Invalid value for argument `model`. Expected a Keras model. Received: model={model!r}"
         )
-    if not model.built or any(not layer.built for layer in getattr(model, "layers", ())):
+    # A subclassed model counts as built although its layers wait for the first call.
+    if not model.built or (not model.weights and any(not layer.built for layer in _inside(model))):
         raise ValueError(
             f"Model '{model.name}' is not built, so it has no weights yet. Give it an `Input`, or "
             "call it once on a batch of data, before this call."
         )
+
+
+def _inside(model: keras.Model) -> list[keras.Layer]:
+    return list(model._flatten_layers(include_self=False))
 
 
 def _check_names(model: keras.Model, weights: list[Weight], names: Sequence[str]) -> None:
@@ -224,7 +242,11 @@ def _check_names(model: keras.Model, weights: list[Weight], names: Sequence[str]
         if name in prunable:
             continue
         if name in existing:
-            raise ValueError(f"Layer '{name}' has no kernel that could be pruned or penalized.")
+            raise ValueError(
+                f"Invalid value for argument `layers`. Layer '{name}' has no kernel of its own "
+                "that could be pruned or penalized. If it is a part of an attention or recurrent "
+                "layer, name that layer."
+            )
         near = difflib.get_close_matches(name, sorted(existing), n=3, cutoff=0.4)
         hint = f" Near ones: {', '.join(near)}." if near else ""
         raise ValueError(
@@ -234,10 +256,12 @@ def _check_names(model: keras.Model, weights: list[Weight], names: Sequence[str]
 
 
 def _warn_of_unknown_layers(model: keras.Model) -> None:
+    layers = _inside(model)
+    unbuilt = sorted({layer.name for layer in getattr(model, "layers", ()) if not layer.built})
     unknown = sorted(
         {
             layer.name
-            for layer in model._flatten_layers()
+            for layer in layers
             if not type(layer).__module__.startswith("keras.")
             and any(
                 len(variable.shape) > 1 and _prefix(layer, variable.name) is None
@@ -245,6 +269,12 @@ def _warn_of_unknown_layers(model: keras.Model) -> None:
             )
         }
     )
+    if unbuilt:
+        warnings.warn(
+            f"Left alone, because they are not built: layers {', '.join(unbuilt)}. If the model "
+            "uses them, call it once on a batch of data before this call.",
+            stacklevel=4,
+        )
     if unknown:
         warnings.warn(
             f"Left alone, because their weights are of no known kind: layers {', '.join(unknown)}. "

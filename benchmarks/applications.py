@@ -1,0 +1,161 @@
+"""Cuts channels of every `keras.applications` network at random, shrinks it, and compares outputs.
+
+    python benchmarks/applications.py --output benchmarks/applications.json
+
+The weights are random, batch normalization statistics and biases too, so that nothing is zero that
+was not cut. The statistics are those of the cut network on random images, times random factors:
+without that, the outputs of a deep network hardly depend on its input and any two of them agree. A
+channel's score is the root mean square of what produces it.
+"""
+
+import argparse
+import gc
+import inspect
+import json
+import os
+import platform
+import time
+from collections.abc import Callable
+
+import keras
+import numpy as np
+from keras import ops
+
+from keras_hoyer.flops import count_flops
+from keras_hoyer.graph import channel_groups
+from keras_hoyer.surgery import shrink
+
+
+def architectures() -> dict[str, Callable]:
+    """The functions of `keras.applications` that build a network, by name."""
+    found = {}
+    for module in (keras.applications, *vars(keras.applications).values()):
+        for name, build in vars(module).items() if inspect.ismodule(module) else ():
+            if inspect.isfunction(build) and "weights" in inspect.signature(build).parameters:
+                found[name] = build
+    return dict(sorted(found.items()))
+
+
+def randomize(model: keras.Model, rng: np.random.Generator) -> None:
+    """Gives biases and the parameters of normalization layers random values."""
+    for variable in model.weights:
+        if len(variable.shape) == 1 and "moving" not in variable.name:
+            center = 1 if variable.name == "gamma" else 0
+            variable.assign(rng.normal(center, 0.2, tuple(variable.shape)))
+
+
+def randomize_statistics(model: keras.Model, inputs: np.ndarray, rng: np.random.Generator) -> None:
+    """Gives batch normalization layers statistics near those of the inputs."""
+    norms = [x for x in model._flatten_layers() if isinstance(x, keras.layers.BatchNormalization)]
+    momenta = [layer.momentum for layer in norms]
+    for layer in norms:
+        layer.momentum = 0.0
+    if norms:
+        model(inputs, training=True)
+    for layer, momentum in zip(norms, momenta, strict=True):
+        layer.momentum = momentum
+        mean, variance = (ops.convert_to_numpy(x) for x in layer.non_trainable_variables)
+        layer.moving_mean.assign(mean + rng.normal(0, 0.2, mean.shape) * np.sqrt(variance))
+        layer.moving_variance.assign(variance * rng.uniform(0.5, 1.5, mean.shape) + 1e-3)
+
+
+def cut(model: keras.Model, fraction: float, rng: np.random.Generator) -> tuple[int, int]:
+    """Zeroes what produces the channels of the lowest scores; returns how many, and of how many."""
+    groups = channel_groups(model)
+    values, variables, scores = {}, {}, []
+    for group in groups:
+        total, count = 0, 0
+        for piece in group.producing:
+            variables[id(piece.variable)] = piece.variable
+            if id(piece.variable) not in values:
+                values[id(piece.variable)] = np.array(ops.convert_to_numpy(piece.variable))
+            rows = np.moveaxis(values[id(piece.variable)], piece.axis, 0)[piece.indices]
+            rows = rows.reshape(group.channels, -1)
+            total, count = total + np.square(rows).sum(axis=1), count + rows.shape[1]
+        # A network at its initial weights has channels of nearly one norm: spread them.
+        scores.append(np.sqrt(total / count) * rng.uniform(0.5, 1.5, group.channels))
+    ranked = np.sort(np.concatenate(scores))
+    threshold = ranked[int(fraction * len(ranked))]
+    number = 0
+    for group, score in zip(groups, scores, strict=True):
+        dead = score < threshold
+        dead[score.argmax()] = False
+        number += int(dead.sum())
+        for piece in group.producing:
+            along = np.moveaxis(values[id(piece.variable)], piece.axis, 0)
+            along[piece.indices[dead].reshape(-1)] = 0
+    for key, variable in variables.items():
+        variable.assign(values[key])
+    return number, len(ranked)
+
+
+def measure(name: str, build: Callable, fraction: float, seed: int) -> dict:
+    """Builds, cuts, shrinks and compares one network."""
+    keras.utils.set_random_seed(seed)
+    rng = np.random.default_rng(seed)
+    model = build(weights=None, classifier_activation=None)
+    randomize(model, rng)
+    number, channels = cut(model, fraction, rng)
+    inputs = rng.uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
+    randomize_statistics(model, inputs, rng)
+    start = time.perf_counter()
+    small = shrink(model)
+    seconds = time.perf_counter() - start
+    before = ops.convert_to_numpy(model(inputs, training=False))
+    after = ops.convert_to_numpy(small(inputs, training=False))
+    largest, difference = np.abs(before).max(), np.abs(before - after).max()
+    return {
+        "name": name,
+        "fraction": fraction,
+        "channels": channels,
+        "cut": number,
+        "left": sum(group.channels for group in channel_groups(small)),
+        "parameters": model.count_params(),
+        "parameters_after": small.count_params(),
+        "flops": sum(count_flops(model).values()),
+        "flops_after": sum(count_flops(small).values()),
+        "error": float(difference / largest),
+        # How far two inputs are apart, to show that the network is still one.
+        "spread": float(np.abs(before[0] - before[1]).max() / largest),
+        "seconds": seconds,
+    }
+
+
+def main() -> None:
+    """Runs the sweep and writes its JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--output", default="benchmarks/applications.json")
+    parser.add_argument("--only", nargs="*", help="names of networks; default: all")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    results, failures = [], []
+    for name, build in architectures().items():
+        if arguments.only and name not in arguments.only:
+            continue
+        for fraction in (0.3, 0.6):
+            try:
+                row = measure(name, build, fraction, arguments.seed)
+                results.append(row)
+            except Exception as error:
+                row = {"name": name, "fraction": fraction, "error": repr(error)}
+                failures.append(row)
+            print(json.dumps(row), flush=True)
+            keras.backend.clear_session()
+            gc.collect()
+    document = {
+        "keras": keras.__version__,
+        "backend": keras.backend.backend(),
+        "python": platform.python_version(),
+        "seed": arguments.seed,
+        "results": results,
+        "failures": failures,
+    }
+    with open(f"{arguments.output}.part", "w") as file:
+        json.dump(document, file, indent=1)
+    os.replace(f"{arguments.output}.part", arguments.output)
+    worst = max((result["error"] for result in results), default=float("nan"))
+    print(f"{len(results)} shrunk, {len(failures)} failed, largest error {worst:.1e}")
+
+
+if __name__ == "__main__":
+    main()

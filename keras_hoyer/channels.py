@@ -1,0 +1,709 @@
+"""Channels, their labels, and the walk that joins them.
+
+Every channel gets a label. A tensor carries one array of labels along each axis that numbers
+channels, so Flatten, Concatenate or a transpose only move labels about, and an addition joins the
+labels of its two sides. A layer's rule says which axes of its weights carry which labels. What
+shares a label after the walk over the model is removed together or not at all.
+
+The walk also carries constants: a channel that has the same value for every input, such as one
+whose kernel is zero, is known with its value as far as it stays constant.
+"""
+
+import dataclasses
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+FROZEN = 0  # the label of every channel that has to stay
+_RULES: dict[type, tuple[Callable, bool]] = {}
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Axis:
+    """The channels along one axis of a tensor.
+
+    Args:
+        labels: int64 array of shape `(size,)`: the label of each channel.
+        constants: float64 array of shape `(size,)`: the value that the channel has for every
+            input of the model, at every position; NaN where it is not known to have one.
+    """
+
+    labels: np.ndarray
+    constants: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Any) -> "Axis":
+        """The axis indexed like an array, labels and constants together."""
+        return Axis(self.labels[index], self.constants[index])
+
+    def repeat(self, count: int) -> "Axis":
+        """Each channel `count` times in a row."""
+        return Axis(np.repeat(self.labels, count), np.repeat(self.constants, count))
+
+    def tile(self, count: int) -> "Axis":
+        """The whole axis `count` times over."""
+        return Axis(np.tile(self.labels, count), np.tile(self.constants, count))
+
+    def having(self, constants: np.ndarray | float) -> "Axis":
+        """The same channels with other constants."""
+        constants = np.broadcast_to(np.asarray(constants, "float64"), self.labels.shape)
+        return Axis(self.labels, constants)
+
+
+class Tensor:
+    """A tensor of the model as a rule sees it.
+
+    Args:
+        shape: tuple of ints and None, the batch axis included.
+        axes: one `Axis` or None for each axis; None where no channel can be removed.
+    """
+
+    def __init__(self, shape: Sequence[int | None], axes: Sequence[Axis | None] = ()) -> None:
+        self.shape = tuple(shape)
+        self.axes = tuple(axes) or (None,) * len(self.shape)
+        if len(self.axes) != len(self.shape):
+            raise ValueError(
+                "Invalid value for argument `axes`. Expected one entry for each axis of shape "
+                f"{self.shape}. Received: {len(self.axes)} entries"
+            )
+
+    @property
+    def rank(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def labelled(self) -> list[Axis]:
+        """The axes that carry channels."""
+        return [axis for axis in self.axes if axis is not None]
+
+    def replace(self, index: int, axis: Axis | None) -> "Tensor":
+        """The tensor with another axis at `index`, and constants forgotten along the others."""
+        index %= self.rank
+        axes = [a if a is None else a.having(np.nan) for a in self.axes]
+        axes[index] = axis
+        shape = list(self.shape)
+        if axis is not None:
+            shape[index] = len(axis)
+        return Tensor(shape, axes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Weight:
+    """A variable and the channels along its axes.
+
+    Args:
+        variable: the `keras.Variable`.
+        axes: for each axis its `Axis`, or None.
+        reads: the axes along which the variable reads channels that others produce.
+        state: whether it is kept by the layer and not trained (moving statistics).
+    """
+
+    variable: Any
+    axes: tuple[Axis | None, ...]
+    reads: tuple[int, ...]
+    state: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Read:
+    """A place where the channels of an axis are used up.
+
+    Args:
+        axis: the channels that are read.
+        used: bool array whose first axis is `axis` and whose others are `outputs`: whether the
+            output depends on the channel. None: it always does.
+        outputs: the `Axis` or None of the further axes of `used`.
+        shift: gets a constant for each channel and returns what these add to the outputs, if that
+            is the same everywhere. None: only a zero can be left out.
+        layer: the layer whose bias takes up constants.
+        bias: its bias variable, or None if it has none yet and can have one.
+    """
+
+    axis: Axis
+    used: np.ndarray | None = None
+    outputs: tuple[Axis | None, ...] = ()
+    shift: Callable[[np.ndarray], np.ndarray] | None = None
+    layer: Any = None
+    bias: Any = None
+
+
+Size = Callable[[Axis], int]
+
+
+class ChannelGraph:
+    """The channels of a model, and what holds them together.
+
+    Rules, registered with `register_rule`, call the methods of this class; `channel_groups` and
+    `shrink` read the result.
+
+    Args:
+        model: a built Sequential or functional model, nested models included.
+        values: whether to read the weights to follow constants; without, it is quicker and every
+            channel counts as changing.
+
+    Raises:
+        ValueError: if the model is not built, or its graph cannot be seen.
+    """
+
+    def __init__(self, model: keras.Model, values: bool = True) -> None:
+        self.model = model
+        self.values = values
+        self.weights: dict[int, Weight] = {}
+        self.reads: list[Read] = []
+        self.axes: list[Axis] = []
+        self.tensors: dict[int, Tensor] = {}
+        self.without_rule: list[str] = []
+        self._parents = [FROZEN]
+        self._fresh: dict[tuple[int, str], Axis] = {}
+        self._resizes: dict[int, Callable[[Size], dict]] = {}
+        self._rewrites: dict[int, Callable] = {}
+        self._scales: dict[int, Callable[[Size], float]] = {}
+        self._results: dict[int, list[Tensor]] = {}
+        self._node: Any = None
+        self._numpy: dict[int, np.ndarray] = {}
+        self._pointwise: dict[tuple[str, str], bool] = {}
+
+        self.function = as_function(model)
+        outputs = self.walk(self.function, [Tensor(x.shape) for x in self.function.inputs])
+        for tensor in outputs:
+            self.freeze(*tensor.axes)
+        self.roots = np.array([self._find(label) for label in range(len(self._parents))])
+        if self.without_rule:
+            warnings.warn(
+                f"keras_hoyer has no rule for {', '.join(self.without_rule)}: all channels that "
+                "touch it are kept. To let them be removed, register a rule with "
+                "`keras_hoyer.graph.register_rule`.",
+                stacklevel=3,
+            )
+
+    # What a rule may do.
+
+    def channels(self, layer: Any, name: str, size: int, optional: bool = False) -> Axis:
+        """New channels of a layer; the same ones again when the layer is called again.
+
+        Args:
+            layer: the layer that makes them.
+            name: tells several kinds of channels of one layer apart.
+            size: how many.
+            optional: whether all of them may go. Default False: at least one stays.
+
+        Returns:
+            An `Axis` with unknown constants.
+        """
+        key = (id(layer), name)
+        if key not in self._fresh:
+            start = len(self._parents)
+            self._parents.extend(range(start, start + size))
+            self._fresh[key] = Axis(np.arange(start, start + size), np.full(size, np.nan))
+            if not optional:
+                self.axes.append(self._fresh[key])
+        return self._fresh[key]
+
+    def join(self, *axes: Axis | None) -> Axis | None:
+        """Says that the channels of several axes live and die together, index by index.
+
+        Args:
+            axes: axes of one size. A None among them freezes the others.
+
+        Returns:
+            The joined axis with unknown constants, or None if all are None.
+        """
+        labelled = [axis for axis in axes if axis is not None]
+        if not labelled:
+            return None
+        if len(labelled) < len(axes):
+            self.freeze(*labelled)
+        first = labelled[0]
+        for other in labelled[1:]:
+            if other.labels is not first.labels:
+                self._union(first.labels, other.labels)
+        return first.having(np.nan)
+
+    def freeze(self, *axes: Axis | None) -> None:
+        """Says that no channel of these axes may be removed."""
+        for axis in axes:
+            if axis is not None:
+                self._union(axis.labels, np.zeros_like(axis.labels))
+
+    def merge(self, axis: Axis, groups: np.ndarray) -> None:
+        """Joins all channels of an axis that have the same number in `groups`."""
+        _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
+        self._union(axis.labels, axis.labels[first[inverse]])
+
+    def weight(
+        self,
+        variable: Any,
+        axes: Sequence[Axis | None],
+        reads: Iterable[int] = (),
+        state: bool = False,
+    ) -> None:
+        """Says which channels lie along the axes of a variable.
+
+        Args:
+            variable: a `keras.Variable` of the layer, or None, which is ignored.
+            axes: an `Axis` or None for each axis of the variable.
+            reads: the axes of the variable along which it only reads channels.
+            state: True for what has no part in producing the channel (moving statistics).
+
+        Raises:
+            ValueError: if `axes` does not fit the variable's shape.
+        """
+        if variable is None:
+            return
+        expected = tuple(variable.shape)
+        found = tuple(n if a is None else len(a) for n, a in zip(expected, axes, strict=False))
+        if len(axes) != len(expected) or found != expected:
+            raise ValueError(
+                f"The rule for {_title(self._node.operation)} gives the variable "
+                f"'{variable.path}' of shape {expected} axes of sizes "
+                f"{tuple(None if a is None else len(a) for a in axes)}. Expected one axis (or "
+                "None) of the right size for each axis of the variable."
+            )
+        axes = tuple(axes)
+        known = self.weights.get(id(variable))
+        if known is not None:
+            axes = tuple(
+                self.join(a, b) if a is not None or b is not None else None
+                for a, b in zip(known.axes, axes, strict=True)
+            )
+        self.weights[id(variable)] = Weight(variable, axes, tuple(reads), state)
+
+    def read(  # noqa: PLR0917  (the fields of `Read`)
+        self,
+        axis: Axis | None,
+        used: np.ndarray | None = None,
+        outputs: Sequence[Axis | None] = (),
+        shift: Callable[[np.ndarray], np.ndarray] | None = None,
+        layer: Any = None,
+        bias: Any = None,
+    ) -> None:
+        """Says that the channels of an axis are used up here; see `Read` for the arguments."""
+        if axis is None:
+            return
+        if bias is None and layer is not self._node.operation:
+            shift = None  # a layer inside another cannot be given a bias
+        self.reads.append(Read(axis, used, tuple(outputs), shift, layer, bias))
+
+    def resize(self, operation: Any, update: Callable[[Size], dict]) -> None:
+        """Says how the config of a layer or operation follows the number of channels.
+
+        Args:
+            operation: the layer or operation.
+            update: gets a function that gives the number of channels left on an `Axis`, and
+                returns the entries of the config to replace.
+        """
+        self._resizes[id(operation)] = update
+
+    def rewrite(self, change: Callable) -> None:
+        """Says how the arguments of this call follow the channels that are left.
+
+        Args:
+            change: `change(size, args, kwargs)` returns new `args` and `kwargs`.
+        """
+        self._rewrites[id(self._node)] = change
+
+    def scale(self, variable: Any, factor: Callable[[Size], float]) -> None:
+        """Says by what a variable is multiplied once channels are gone."""
+        if variable is not None:
+            self._scales[id(variable)] = factor
+
+    def value(self, variable: Any) -> np.ndarray | None:
+        """The variable as a NumPy array, or None if there is none or values are not followed."""
+        if variable is None or not self.values:
+            return None
+        if id(variable) not in self._numpy:
+            self._numpy[id(variable)] = ops.convert_to_numpy(ops.cast(variable, "float32"))
+        return self._numpy[id(variable)]
+
+    # What the walk does.
+
+    def walk(self, function: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
+        """Follows the channels through a functional graph and returns its output tensors."""
+        known = self.tensors
+        for reference, tensor in zip(function.inputs, inputs, strict=True):
+            self._agree(known.get(id(reference)), tensor)
+            known[id(reference)] = Tensor(reference.shape, tensor.axes)
+        for node in nodes_in_order(function):
+            args, kwargs = node.arguments.fill_in(known)
+            self._node, outer = node, self._node
+            outputs = tree.flatten(self.call(node.operation, *args, **kwargs))
+            self._node = outer
+            self._check_outputs(node, outputs)
+            if id(node.operation) in self._resizes:
+                # It has one config for all of its calls.
+                earlier = self._results.setdefault(id(node.operation), outputs)
+                for one, two in zip(earlier, outputs, strict=True):
+                    self._agree(one, two)
+            for reference, tensor in zip(node.outputs, outputs, strict=True):
+                known[id(reference)] = Tensor(reference.shape, tensor.axes)
+                self.axes.extend(tensor.labelled)
+        return [known[id(reference)] for reference in function.outputs]
+
+    def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
+        """The outputs of one call of a layer or operation."""
+        if isinstance(operation, keras.Model) and has_graph(operation):
+            function = as_function(operation)
+            outputs = self.walk(function, tree.flatten(args[0] if args else kwargs["inputs"]))
+            return outputs
+        inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, Tensor)]
+        rule, follows = _find_rule(operation)
+        if rule is not None and not _is_adapted(operation):
+            if follows:
+                return rule(self, operation, *args, **kwargs)
+            args, kwargs = tree.map_structure(_all_labelled, (args, kwargs))
+            outputs = tree.flatten(rule(self, operation, *args, **kwargs))
+            self._check_outputs(self._node, outputs)
+            return self._with_probed_constants(operation, args, outputs)
+        if not any(x.labelled for x in inputs):
+            return [Tensor(x.shape) for x in self._node.outputs]
+        if len(inputs) == 1 and self.is_pointwise(operation, inputs[0]):
+            return self.pointwise(inputs[0], operation.call)
+        return self.opaque(operation, inputs)
+
+    def has_rule(self, operation: Any) -> bool:
+        """Whether a rule is registered for the operation."""
+        return _find_rule(operation)[0] is not None
+
+    def opaque(self, operation: Any, inputs: Iterable[Tensor], warn: bool = True) -> list[Tensor]:
+        """Freezes the channels that touch an operation without a rule."""
+        labels = [axis.labels for x in inputs for axis in x.labelled]
+        if warn and any(self._find(label) != FROZEN for array in labels for label in array):
+            title = _title(operation)
+            if title not in self.without_rule:
+                self.without_rule.append(title)
+        for x in inputs:
+            self.freeze(*x.axes)
+        return [Tensor(x.shape) for x in self._node.outputs]
+
+    def pointwise(self, x: Tensor, function: Callable) -> Tensor:
+        """The tensor after a function of each element alone."""
+        return Tensor(x.shape, [self._apply(axis, function) for axis in x.axes])
+
+    def is_pointwise(self, operation: Any, x: Tensor | None = None) -> bool:
+        """Whether an operation, or a plain function, works on each element alone.
+
+        It is run on random numbers, in their shape and as one column: what works on each element
+        alone gives the same.
+        """
+        call = getattr(operation, "call", operation)
+        if getattr(operation, "weights", None):
+            return False
+        try:
+            key = (repr(type(operation)), repr(_config(operation)))
+        except Exception:
+            key = (repr(operation), str(id(operation)))
+        if key not in self._pointwise:
+            shape = (2, 3, 4)
+            if x is not None:
+                known = zip(x.shape[1:], x.axes[1:], strict=True)
+                shape = (2, *(n if a is not None else min(n or 3, 3) for n, a in known))
+            sample = np.random.default_rng(0).normal(scale=3, size=shape).astype("float32")
+            self._pointwise[key] = _is_pointwise_on(call, sample)
+        return self._pointwise[key]
+
+    def activated(self, axis: Axis, activation: Callable | None) -> Axis:
+        """The axis after a layer's activation; one that mixes channels freezes them."""
+        if activation is None or activation is keras.activations.linear:
+            return axis
+        if not self.is_pointwise(activation):
+            self.freeze(axis)
+            return axis.having(np.nan)
+        return self._apply(axis, activation)
+
+    # What the readers of the graph ask.
+
+    def updates(self, operation: Any, size: Size) -> dict:
+        """The entries of the operation's config that change with the sizes."""
+        update = self._resizes.get(id(operation))
+        return update(size) if update else {}
+
+    def resized_object(self, layer: Any, size: Size) -> dict:
+        """A layer, serialized as part of its wrapper's config, with the sizes put in."""
+        serialized = keras.saving.serialize_keras_object(layer)
+        serialized["config"].update(self.updates(layer, size))
+        serialized.pop("build_config", None)  # it holds the sizes of before
+        return serialized
+
+    def rewritten(self, node: Any, size: Size, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """The arguments of a call after the sizes have changed."""
+        change = self._rewrites.get(id(node))
+        return change(size, args, kwargs) if change else (args, kwargs)
+
+    def factor(self, variable: Any, size: Size) -> float:
+        """By what the variable is multiplied."""
+        factor = self._scales.get(id(variable))
+        return factor(size) if factor else 1.0
+
+    def _agree(self, one: Tensor | None, two: Tensor) -> None:
+        """Joins the channels of two tensors that have to stay of one shape."""
+        if one is not None and one is not two:
+            for a, b in zip(one.axes, two.axes, strict=True):
+                self.join(a, b)
+
+    def _apply(self, axis: Axis | None, function: Callable) -> Axis | None:
+        if axis is None or np.isnan(axis.constants).all():
+            return axis
+        known = ~np.isnan(axis.constants)
+        column = np.where(known, axis.constants, 0).astype("float32").reshape(-1, 1)
+        result = ops.convert_to_numpy(ops.cast(function(ops.convert_to_tensor(column)), "float32"))
+        return axis.having(np.where(known, result.reshape(-1), np.nan))
+
+    def _with_probed_constants(
+        self, operation: Any, args: tuple, outputs: list[Tensor]
+    ) -> list[Tensor]:
+        """Finds by running the layer which channels stay constant under a user's rule."""
+        inputs = [x for x in tree.flatten(args) if isinstance(x, Tensor)]
+        constant = {
+            label
+            for x in inputs
+            for axis in x.labelled
+            for label in axis.labels[~np.isnan(axis.constants)]
+        }
+        draws = []
+        if self.values and constant:
+            for seed in range(3):
+                rng = np.random.default_rng(seed)
+
+                def draw(x: Any, rng: np.random.Generator = rng) -> Any:
+                    return _draw(x, rng) if isinstance(x, Tensor) else x
+
+                results = operation(*tree.map_structure(draw, args))
+                draws.append([ops.convert_to_numpy(y) for y in tree.flatten(results)])
+        labels = list(constant)
+        probed = []
+        for number, x in enumerate(outputs):
+            axes = []
+            for index, axis in enumerate(x.axes):
+                values = np.nan
+                if axis is not None and draws:
+                    rows = [np.moveaxis(d[number], index, 0).reshape(len(axis), -1) for d in draws]
+                    rows = np.concatenate(rows, axis=1)
+                    still = (np.ptp(rows, axis=1) == 0) & np.isin(axis.labels, labels)
+                    values = np.where(still, rows[:, 0], np.nan)
+                axes.append(axis if axis is None else axis.having(values))
+            probed.append(Tensor(x.shape, axes))
+        return probed
+
+    def _check_outputs(self, node: Any, outputs: list) -> None:
+        expected = [tuple(x.shape) for x in node.outputs]
+        found = [_sizes(x) if isinstance(x, Tensor) else x for x in outputs]
+        fits = len(found) == len(expected) and all(
+            isinstance(x, Tensor)
+            and len(a) == len(b)
+            and all(None in pair or pair[0] == pair[1] for pair in zip(a, b, strict=True))
+            for x, a, b in zip(outputs, found, expected, strict=True)
+        )
+        if not fits:
+            raise ValueError(
+                f"The rule for {_title(node.operation)} returns tensors of shapes {found}. "
+                f"Expected: {expected}, the shapes that the operation returns. Correct the rule."
+            )
+
+    def _find(self, label: int) -> int:
+        parents = self._parents
+        root = label
+        while parents[root] != root:
+            root = parents[root]
+        while parents[label] != root:
+            parents[label], label = root, parents[label]
+        return root
+
+    def _union(self, left: np.ndarray, right: np.ndarray) -> None:
+        for one, two in zip(left.tolist(), right.tolist(), strict=True):
+            # The smaller label wins, so that frozen stays frozen.
+            low, high = sorted((self._find(one), self._find(two)))
+            self._parents[high] = low
+
+
+def register_rule(
+    *classes: type, follows_constants: bool = False
+) -> Callable[[Callable], Callable]:
+    """Registers how the channels go through a layer class of your own.
+
+    The rule is called as the layer is, with a `Tensor` for each tensor, and returns a `Tensor` for
+    each output. It labels the layer's weights with `graph.weight`, new channels with
+    `graph.channels`, and says with `graph.resize` which entries of the layer's config hold a
+    number of channels. An axis of an output that is None holds no channel that can be removed.
+    Where the layer sums over a channel axis, `graph.read` says so, and what must stay is named to
+    `graph.freeze`.
+
+    Args:
+        classes: the classes; a subclass needs a rule of its own if it has a `call` or `build` of
+            its own.
+        follows_constants: whether the rule sets the constants on the axes that it returns. Default
+            False: which channels of the output are constant is found by running the layer.
+
+    Returns:
+        A decorator.
+
+    Raises:
+        ValueError: if one of `classes` is not a class.
+
+    >>> class Gain(keras.layers.Layer):
+    ...     def __init__(self, width, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.width = width
+    ...     def build(self, input_shape):
+    ...         self.gain = self.add_weight(shape=(self.width,), name="gain")
+    ...     def call(self, inputs):
+    ...         return inputs * self.gain
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "width": self.width}
+    >>> @register_rule(Gain)
+    ... def gain_rule(graph, layer, inputs):
+    ...     channels = inputs.axes[-1]
+    ...     graph.weight(layer.gain, [channels])
+    ...     graph.resize(layer, lambda size: {"width": size(channels)})
+    ...     return inputs
+    """
+    for cls in classes:
+        if not isinstance(cls, type):
+            raise ValueError(
+                "Invalid value for argument `classes`. Expected layer or operation classes. "
+                f"Received: classes={classes}"
+            )
+
+    def decorate(rule: Callable) -> Callable:
+        _RULES.update(dict.fromkeys(classes, (rule, follows_constants)))
+        return rule
+
+    return decorate
+
+
+def has_graph(model: Any) -> bool:
+    """Whether the model is a Sequential or functional one whose operations can be seen."""
+    return getattr(model, "_functional", None) is not None or hasattr(model, "_nodes_by_depth")
+
+
+def as_function(model: keras.Model) -> Any:
+    """The functional graph of a model; a subclassed one is called on symbolic inputs to see it.
+
+    Args:
+        model: a built model.
+
+    Returns:
+        A functional model that shares the layers of `model`.
+
+    Raises:
+        ValueError: if the model is not built, or cannot be traced.
+    """
+    if not isinstance(model, keras.Model):
+        raise ValueError(
+            f"Invalid value for argument `model`. Expected a Keras model. Received: model={model}"
+        )
+    if getattr(model, "_functional", None) is not None:
+        return model._functional
+    if hasattr(model, "_nodes_by_depth"):
+        return model
+    if not model.built:
+        raise ValueError(
+            f"The model '{model.name}' is not built, so its channels are unknown. Call it on data, "
+            "or call `model.build(input_shape)`, first."
+        )
+    try:
+        shapes = model._build_shapes_dict
+        inputs = [_symbolic_inputs(shape) for shape in shapes.values()]
+        return keras.Model(inputs[0] if len(inputs) == 1 else inputs, model.call(*inputs))
+    except Exception as error:
+        raise ValueError(
+            f"The graph of the subclassed model '{model.name}' cannot be seen: calling it on "
+            f"symbolic inputs raised {type(error).__name__}: {error}\nWrap its layers in a "
+            "functional model: `inputs = keras.Input(...)`; `keras.Model(inputs, outputs)`, with "
+            "keras.ops and without Python control flow over tensors."
+        ) from error
+
+
+def nodes_in_order(function: Any) -> Iterator[Any]:
+    """The calls of a functional graph, each after the calls that it depends on."""
+    for depth in sorted(function._nodes_by_depth, reverse=True):
+        for node in function._nodes_by_depth[depth]:
+            if node.operation and not node.is_input:
+                yield node
+
+
+def all_layers(model: keras.Model) -> list:
+    """The model and everything in it, a layer before the layers inside it."""
+    return list(model._flatten_layers(include_self=True, recursive=True))
+
+
+def _symbolic_inputs(shape: Any) -> Any:
+    if isinstance(shape, dict):
+        return {name: _symbolic_inputs(entry) for name, entry in shape.items()}
+    if all(n is None or isinstance(n, int) for n in shape):
+        return keras.Input(shape=shape[1:])
+    return [_symbolic_inputs(entry) for entry in shape]
+
+
+def _find_rule(operation: Any) -> tuple[Callable | None, bool]:
+    """The rule of the class, or of a base class whose `call` and `build` it still has."""
+    own = type(operation)
+    for cls in own.__mro__:
+        if own.call is not getattr(cls, "call", None):
+            break
+        if getattr(own, "build", None) is not getattr(cls, "build", None):
+            break
+        if cls in _RULES:
+            return _RULES[cls]
+    return None, False
+
+
+def _sizes(x: Tensor) -> tuple[int | None, ...]:
+    return tuple(n if a is None else len(a) for n, a in zip(x.shape, x.axes, strict=True))
+
+
+def _is_pointwise_on(call: Callable, sample: np.ndarray) -> bool:
+    try:
+        # Keras warns of a softmax over the one column.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = ops.convert_to_numpy(call(ops.convert_to_tensor(sample)))
+            column = ops.convert_to_numpy(call(ops.convert_to_tensor(sample.reshape(-1, 1))))
+    except Exception:  # whatever a foreign function raises, it is not a known one
+        return False
+    return whole.shape == sample.shape and np.allclose(
+        whole.reshape(-1, 1), column, rtol=1e-4, atol=1e-5, equal_nan=True
+    )
+
+
+def _is_adapted(operation: Any) -> bool:
+    """Whether the layer has other variables than those that its rule knows."""
+    return bool(
+        getattr(operation, "lora_enabled", False) or getattr(operation, "quantization_mode", None)
+    )
+
+
+def _all_labelled(x: Any) -> Any:
+    """The tensor with frozen channels for None, so that a user's rule need not ask for it."""
+    if not isinstance(x, Tensor):
+        return x
+    axes = [
+        Axis(np.zeros(n, "int64"), np.full(n, np.nan)) if axis is None and n is not None else axis
+        for axis, n in zip(x.axes, x.shape, strict=True)
+    ]
+    return Tensor(x.shape, axes)
+
+
+def _draw(x: Tensor, rng: np.random.Generator) -> Any:
+    sample = rng.normal(size=[n or 2 for n in x.shape]).astype("float32")
+    for index, axis in enumerate(x.axes):
+        if axis is not None:
+            known = ~np.isnan(axis.constants)
+            np.moveaxis(sample, index, -1)[..., known] = axis.constants[known]
+    return ops.convert_to_tensor(sample)
+
+
+def _config(operation: Any) -> Any:
+    if not hasattr(operation, "get_config"):
+        return id(operation)
+    return {key: value for key, value in operation.get_config().items() if key != "name"}
+
+
+def _title(operation: Any) -> str:
+    return f"{type(operation).__name__} '{operation.name}'"

@@ -1,0 +1,204 @@
+"""The units of a pattern in a model: how they score, and which weights go with each."""
+
+import math
+from collections.abc import Iterable, Sequence
+
+import keras
+import numpy as np
+
+from keras_hoyer.criteria import UnitScores
+from keras_hoyer.flops import count_flops
+from keras_hoyer.graph import Group, Slice, channel_groups
+from keras_hoyer.patterns import Channel, KernelPattern, Pattern
+from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights
+
+
+class KernelUnits:
+    """The units of one kernel, for the patterns that divide each kernel by itself."""
+
+    def __init__(self, kernel: Weight, pattern: KernelPattern) -> None:
+        self.name = kernel.path
+        self._kernel = kernel
+        self._pattern = pattern
+
+    def score(self) -> UnitScores:
+        """Scores the units; raises a `ValueError` if the kernel is not finite."""
+        weights = self._kernel.read()
+        if weights.dtype != np.float64:
+            weights = np.asarray(weights, "float32")
+        std = _std(self.name, [weights])
+        return UnitScores(self.name, np.ascontiguousarray(self._pattern.scores(weights)), std)
+
+    def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """The decision itself: every unit of a kernel may go."""
+        return keep
+
+    def masks(self, keep: np.ndarray) -> dict[Weight, np.ndarray]:
+        """Mask of each weight that the units are made of, false where it is cut."""
+        return {self._kernel: self._pattern.expand(keep, self._kernel.shape)}
+
+
+class ChannelUnits:
+    """Channels that live and die together, with their slices of all kernels, biases and scales."""
+
+    def __init__(self, group: Group, pattern: Channel, weights: dict[int, Weight]) -> None:
+        self.name = group.name
+        self.group = group
+        self._pattern = pattern
+        self._weights = weights
+
+    def score(self) -> UnitScores:
+        """Scores the channels over their slices of the kernels that make or read them.
+
+        A channel that is not made, or not read, any more scores zero: it costs nothing to cut.
+        """
+        total, count = np.zeros(self.group.channels), 0
+        alive = np.ones(self.group.channels, bool)
+        kernels: dict[int, np.ndarray] = {}
+        for slices in (self.group.producing, self.group.consuming):
+            found = np.zeros(self.group.channels, bool)
+            of_kernels = [part for part in slices if self._is_kernel(part)]
+            for part in of_kernels:
+                key = id(part.variable)
+                if key not in kernels:
+                    kernels[key] = np.asarray(self._weights[key].read(), "float32")
+                weights = kernels[key]
+                strength = self._pattern.strength(weights, part.axis)[part.indices]
+                total = self._pattern.join(total, strength)
+                count += part.indices.shape[1] * weights.size // weights.shape[part.axis]
+                found |= strength.any(axis=1)
+            if of_kernels:
+                alive &= found
+        scores = np.where(alive, self._pattern.finish(total, count), 0)
+        return UnitScores(self.name, scores.astype("float32"), _std(self.name, kernels.values()))
+
+    def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Keeps more of the best channels, up to the least number and multiple of the pattern."""
+        wanted = max(np.count_nonzero(keep), self._pattern.min_channels)
+        wanted = min(self._pattern.multiple_of * -(-wanted // self._pattern.multiple_of), keep.size)
+        # Stable, so that of equal channels those of the lower indices are cut, as criteria do.
+        order = np.argsort(np.where(keep, np.inf, scores), kind="stable")
+        restricted = np.zeros(keep.shape, bool)
+        restricted[order[keep.size - wanted :]] = True
+        return restricted
+
+    def masks(self, keep: np.ndarray) -> dict[Weight, np.ndarray]:
+        """Mask of each weight that the channels are made of, false where it is cut."""
+        masks = {}
+        for part in (*self.group.producing, *self.group.consuming):
+            weight = self._weights.get(id(part.variable))
+            if weight is not None:
+                mask = masks.setdefault(weight, np.ones(weight.shape, bool))
+                np.moveaxis(mask, part.axis, 0)[part.indices[~keep]] = False
+        return masks
+
+    def kept_on(self, keep: np.ndarray) -> Iterable[tuple[int, int, float]]:
+        """For each kernel axis with these channels: variable id, axis, and share that is cut."""
+        for part in (*self.group.producing, *self.group.consuming):
+            cut = np.count_nonzero(~keep) * part.indices.shape[1]
+            yield id(part.variable), part.axis, cut / part.variable.shape[part.axis]
+
+    def _is_kernel(self, part: Slice) -> bool:
+        weight = self._weights.get(id(part.variable))
+        return weight is not None and weight.is_kernel
+
+
+Units = KernelUnits | ChannelUnits
+
+
+def find_units(model: keras.Model, pattern: Pattern, layers: LayerSelection = None) -> list[Units]:
+    """Finds the units of a pattern in a model.
+
+    Raises:
+        ValueError: If the model is not built, a layer name does not exist, there is nothing to
+            prune, or the pattern does not divide a kernel.
+    """
+    kernels = find_kernels(model, layers)
+    if not kernels:
+        raise ValueError(
+            "There is nothing to prune: no layer that was asked for has a kernel. Expected dense, "
+            "convolutional, recurrent or attention layers, or embeddings named in `layers`."
+        )
+    if isinstance(pattern, Channel):
+        weights = {id(weight.variable): weight for weight in find_weights(model)}
+        groups = channel_groups(model, layers)
+        if not groups:
+            raise ValueError(
+                f"Model '{model.name}' has no channels that can be removed from the layers that "
+                "were asked for: outputs of the model, and what touches them, have to stay."
+            )
+        return [ChannelUnits(group, pattern, weights) for group in groups]
+    _check_fit(kernels, pattern)
+    return [KernelUnits(kernel, pattern) for kernel in kernels]
+
+
+class FlopsLeft:
+    """Share of a model's multiply-adds that is left when channels go.
+
+    Layers with several kernels, such as attention, count by the share of their weights.
+
+    Args:
+        model: A built Keras model.
+        units: The channels of the model.
+    """
+
+    def __init__(self, model: keras.Model, units: Sequence[ChannelUnits]) -> None:
+        self._units = units
+        counts = count_flops(model)
+        self._kernels = find_kernels(model, lambda layer: True)
+        self._layers = [_counted_layer(kernel, counts) for kernel in self._kernels]
+        sizes = dict.fromkeys(counts, 0)
+        for kernel, layer in zip(self._kernels, self._layers, strict=True):
+            if layer is not None:
+                sizes[layer] += math.prod(kernel.shape)
+        self._per_weight = {name: counts[name] / size for name, size in sizes.items() if size}
+        self._total = sum(counts[name] for name in self._per_weight)
+
+    def __call__(self, keep: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> float:
+        """Share that is left after these channels, and those that must stay with them."""
+        cut: dict[tuple[int, int], float] = {}
+        for units, kept, values in zip(self._units, keep, scores, strict=True):
+            for variable, axis, share in units.kept_on(units.restrict(kept, values)):
+                cut[variable, axis] = cut.get((variable, axis), 0.0) + share
+        left = 0.0
+        for kernel, layer in zip(self._kernels, self._layers, strict=True):
+            if layer in self._per_weight:
+                shares = (
+                    1 - cut.get((id(kernel.variable), axis), 0.0)
+                    for axis in range(len(kernel.shape))
+                )
+                left += self._per_weight[layer] * math.prod(kernel.shape) * math.prod(shares)
+        return left / self._total if self._total else 1.0
+
+
+def _counted_layer(kernel: Weight, counts: dict[str, int]) -> str | None:
+    names = kernel.ancestors[1:]
+    paths = ("/".join(names[:length]) for length in range(len(names), 0, -1))
+    return next((path for path in paths if path in counts), None)
+
+
+def _check_fit(kernels: Sequence[Weight], pattern: KernelPattern) -> None:
+    misfits = [kernel for kernel in kernels if not pattern.fits(kernel.shape)]
+    if misfits:
+        named = ", ".join(f"'{kernel.path}' of shape {kernel.shape}" for kernel in misfits)
+        fitting = sorted({k.layer.name for k in kernels} - {k.layer.name for k in misfits})
+        raise ValueError(
+            f"{pattern} does not divide kernel {named}. To leave it out, choose the layers that "
+            f"are to be cut: layers={fitting}"
+        )
+
+
+def _std(name: str, kernels: Iterable[np.ndarray]) -> float:
+    """Standard deviation in float64, in pieces, so that a large kernel needs no second copy."""
+    flat = [kernel.reshape(-1) for kernel in kernels]
+    pieces = [f[start : start + (1 << 20)] for f in flat for start in range(0, f.size, 1 << 20)]
+    size = sum(piece.size for piece in pieces)
+    with np.errstate(invalid="ignore"):  # infinity becomes NaN
+        mean = sum(piece.sum(dtype="float64") for piece in pieces) / size
+        std = math.sqrt(sum(np.square(piece - mean).sum() for piece in pieces) / size)
+    if not math.isfinite(std):
+        raise ValueError(
+            f"Kernel '{name}' holds NaN or infinity, so nothing can be said about which of its "
+            "weights matter. Lower the learning rate or the penalty's factor and train again."
+        )
+    return std

@@ -1,0 +1,94 @@
+"""The report against counts made by hand."""
+
+import json
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+import keras_hoyer as kh
+from keras_hoyer import measures
+
+
+def model_of(dtype="float32"):
+    model = keras.Sequential(
+        [
+            keras.Input((6, 6, 2)),
+            layers.Conv2D(4, 3, name="conv", dtype=dtype),
+            layers.BatchNormalization(),
+            layers.Flatten(),
+            layers.Dense(5, name="out", dtype=dtype),
+        ]
+    )
+    conv = np.random.default_rng(0).normal(size=(3, 3, 2, 4)) + 4
+    conv[..., 1] = conv[..., 3] = 0
+    conv[0, 0, 0, 0] = -0.0
+    model.get_layer("conv").kernel.assign(conv)
+    model.get_layer("out").kernel.assign(np.full((64, 5), 0.5))
+    return model, conv
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_counts_measures_and_zero_channels_are_right(dtype):
+    model, conv = model_of(dtype)
+    report = kh.report(model)
+    first, last = report.layers
+    assert (first.name, first.shape, first.total) == ("conv/kernel", (3, 3, 2, 4), 72)
+    assert (first.nonzero, first.sparsity) == (35, 37 / 72)
+    assert (first.channels, first.zero_channels) == (4, 2)
+    assert first.hoyer == pytest.approx(measures.hoyer_sparsity(conv), rel=2e-2)
+    assert first.effective == pytest.approx(conv.sum() ** 2 / (conv**2).sum(), rel=1e-2)
+    assert (last.name, last.total, last.zero_channels) == ("out/kernel", 320, 0)
+    assert (report.total, report.nonzero, report.sparsity) == (392, 355, 37 / 392)
+
+
+def test_a_channel_of_a_transposed_or_depthwise_convolution_is_what_feeds_one_output():
+    model = keras.Sequential(
+        [
+            keras.Input((4, 4, 3)),
+            layers.DepthwiseConv2D(3, depth_multiplier=2),
+            layers.Conv2DTranspose(5, 3),
+        ]
+    )
+    depthwise, transposed = (layer.kernel for layer in model.layers)
+    weights = np.ones(depthwise.shape)
+    weights[:, :, 1, 0] = 0
+    depthwise.assign(weights)
+    weights = np.ones(transposed.shape)
+    weights[:, :, 2, :] = 0
+    transposed.assign(weights)
+    counts = [(layer.channels, layer.zero_channels) for layer in kh.report(model).layers]
+    assert counts == [(6, 1), (5, 1)]
+
+
+def test_the_dictionary_is_json():
+    report = kh.report(model_of()[0])
+    restored = json.loads(json.dumps(report.to_dict()))
+    assert restored["total"] == 392
+    assert [layer["nonzero"] for layer in restored["layers"]] == [35, 320]
+
+
+def test_the_table_has_a_line_for_each_kernel_and_the_total():
+    report = kh.report(model_of()[0], layers=["conv"])
+    lines = str(report).splitlines()
+    assert [line.split()[0] for line in lines if "-" not in line] == [
+        "kernel",
+        "conv/kernel",
+        "total",
+    ]
+    assert "2 of 4" in lines[2]
+    assert "51.39%" in lines[-1]
+
+
+def test_a_model_without_kernels_has_an_empty_report():
+    report = kh.report(keras.Sequential([keras.Input((3,)), layers.ReLU()]))
+    assert (report.total, report.nonzero, report.sparsity, report.layers) == (0, 0, 0.0, ())
+    assert "total" in str(report)
+
+
+def test_a_kernel_that_is_not_finite_is_named():
+    model, conv = model_of()
+    model.get_layer("conv").kernel.assign(np.where(conv == 0, np.nan, conv))
+    with pytest.raises(ValueError, match="Kernel 'conv/kernel' holds NaN"):
+        kh.report(model)

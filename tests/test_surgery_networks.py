@@ -1,0 +1,63 @@
+import keras
+import numpy as np
+import pytest
+from cutting import check_shrinks, largest_difference, random_inputs, randomize, to_numpy
+from networks import NETWORKS, channels_first
+
+from keras_hoyer.surgery import shrink
+
+
+def inputs_of(model):
+    inputs = random_inputs(model)
+    if isinstance(model.input, dict):
+        inputs = dict(zip(sorted(model.input), inputs, strict=True))
+    return inputs
+
+
+@pytest.mark.parametrize("fraction", [0.3, 0.6])
+@pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
+def test_a_network_shrinks(build, fraction):
+    model = build()
+    check_shrinks(model, fraction, inputs=inputs_of(model))
+
+
+@pytest.mark.parametrize("seed", range(2))
+@pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
+def test_zeros_anywhere_leave_the_outputs(build, seed):
+    # Slices of every weight along every axis, whatever they mean together.
+    model = randomize(build(), seed)
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        if "variance" in variable.name or not variable.dtype.startswith("float"):
+            continue
+        values = np.array(to_numpy(variable))
+        for axis, size in enumerate(values.shape):
+            gone = rng.random(size) < (0.7 if values.ndim == 1 else 0.4)
+            np.moveaxis(values, axis, 0)[gone] = 0
+        variable.assign(values)
+    small = shrink(model)
+    assert small.count_params() < model.count_params()
+    assert largest_difference(model, small, inputs_of(model)) <= 1e-4
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "tensorflow", reason="TensorFlow convolves channels last on a CPU"
+)
+def test_channels_first_shrink():
+    check_shrinks(channels_first())
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: keras.applications.MobileNetV2(
+            (96, 96, 3), 0.35, weights=None, classifier_activation=None
+        ),
+        lambda: keras.applications.ResNet50(
+            input_shape=(64, 64, 3), weights=None, classifier_activation=None
+        ),
+    ],
+    ids=["MobileNetV2", "ResNet50"],
+)
+def test_an_application_shrinks(build):
+    check_shrinks(build(), 0.6)

@@ -1,0 +1,229 @@
+"""Which weights of which models are found, under which names."""
+
+import warnings
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from keras_hoyer.weights import find_kernels, find_weights
+
+
+def sequential(shape, *parts, **kwargs):
+    return keras.Sequential([keras.Input(shape, **kwargs), *parts])
+
+
+def attention(layer):
+    inputs = keras.Input((5, 8))
+    return keras.Model(inputs, layer(inputs, inputs))
+
+
+def paths(model, chosen=None):
+    return [kernel.path for kernel in find_kernels(model, chosen)]
+
+
+ATTENTION_PARTS = [f"a/{part}/kernel" for part in ("query", "key", "value", "attention_output")]
+RECURRENT = ["a/kernel", "a/recurrent_kernel"]
+
+# Built in a function each, so that collecting the tests builds nothing.
+KERNELS = {
+    "Dense": (lambda: sequential((3,), layers.Dense(4, name="a")), ["a/kernel"]),
+    "EinsumDense": (
+        lambda: sequential((3, 2), layers.EinsumDense("abc,cd->abd", (None, 4), name="a")),
+        ["a/kernel"],
+    ),
+    "Conv1D": (lambda: sequential((8, 3), layers.Conv1D(4, 3, name="a")), ["a/kernel"]),
+    "Conv3D": (lambda: sequential((4, 4, 4, 3), layers.Conv3D(2, 3, name="a")), ["a/kernel"]),
+    "Conv2DTranspose": (
+        lambda: sequential((4, 4, 3), layers.Conv2DTranspose(2, 3, name="a")),
+        ["a/kernel"],
+    ),
+    "DepthwiseConv2D": (
+        lambda: sequential((4, 4, 3), layers.DepthwiseConv2D(3, name="a")),
+        ["a/kernel"],
+    ),
+    "SeparableConv2D": (
+        lambda: sequential((4, 4, 3), layers.SeparableConv2D(2, 3, name="a")),
+        ["a/depthwise_kernel", "a/pointwise_kernel"],
+    ),
+    "MultiHeadAttention": (
+        lambda: attention(layers.MultiHeadAttention(2, 4, name="a")),
+        ATTENTION_PARTS,
+    ),
+    "GroupQueryAttention": (
+        lambda: attention(layers.GroupQueryAttention(4, 4, 2, name="a")),
+        ATTENTION_PARTS,
+    ),
+    "LSTM": (lambda: sequential((5, 3), layers.LSTM(4, name="a")), RECURRENT),
+    "GRU": (lambda: sequential((5, 3), layers.GRU(4, name="a")), RECURRENT),
+    "SimpleRNN": (lambda: sequential((5, 3), layers.SimpleRNN(4, name="a")), RECURRENT),
+    "ConvLSTM2D": (
+        lambda: sequential((3, 6, 6, 2), layers.ConvLSTM2D(4, 3, name="a")),
+        RECURRENT,
+    ),
+    "RNN of cells": (
+        lambda: sequential(
+            (5, 3),
+            layers.RNN([layers.LSTMCell(4, name="c"), layers.GRUCell(3, name="d")], name="a"),
+        ),
+        [f"a/{cell}/{name}" for cell in "cd" for name in ("kernel", "recurrent_kernel")],
+    ),
+    "Bidirectional": (
+        lambda: sequential((5, 3), layers.Bidirectional(layers.GRU(4, name="g"), name="a")),
+        [
+            f"a/{way}_g/{name}"
+            for way in ("forward", "backward")
+            for name in ("kernel", "recurrent_kernel")
+        ],
+    ),
+    "TimeDistributed": (
+        lambda: sequential((5, 3), layers.TimeDistributed(layers.Dense(4, name="d"), name="a")),
+        ["a/d/kernel"],
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", KERNELS)
+def test_kernels_of_known_layers_are_found(kind):
+    build, expected = KERNELS[kind]
+    model = build()
+    assert paths(model) == expected
+    assert paths(model, ["a"]) == expected
+    assert paths(model, lambda layer: layer.name == "nothing") == []
+
+
+def test_biases_and_normalisation_are_weights_but_no_kernels():
+    model = sequential((3,), layers.Dense(4, name="a"), layers.BatchNormalization(name="b"))
+    assert paths(model) == ["a/kernel"]
+    names = [weight.path for weight in find_weights(model)]
+    assert names == ["a/kernel", "a/bias", "b/gamma", "b/beta"]
+
+
+def test_embeddings_are_found_only_when_chosen():
+    model = sequential(
+        (5,), layers.Embedding(9, 4, name="words"), layers.Dense(2, name="out"), dtype="int32"
+    )
+    assert paths(model) == ["out/kernel"]
+    assert paths(model, ["words", "out"]) == ["words/embeddings", "out/kernel"]
+    assert paths(model, lambda layer: isinstance(layer, layers.Embedding)) == ["words/embeddings"]
+
+
+def nested_model():
+    shared = layers.Dense(4, name="shared")
+    first = keras.Sequential([keras.Input((4,)), layers.Dense(4, name="own"), shared], name="first")
+    second = keras.Sequential([keras.Input((4,)), shared], name="second")
+    inputs = keras.Input((4,))
+    x = second(first(first(inputs)))
+    return keras.Model(inputs, layers.Dense(2, name="out")(x))
+
+
+def test_shared_layers_and_models_count_once():
+    assert paths(nested_model()) == ["first/own/kernel", "first/shared/kernel", "out/kernel"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [
+        (["own"], {"first/own/kernel"}),
+        (["first"], {"first/own/kernel", "first/shared/kernel"}),
+        (["second"], {"first/shared/kernel"}),
+        (("own", "out"), {"first/own/kernel", "out/kernel"}),
+    ],
+)
+def test_names_choose_layers_and_all_inside_nested_models(chosen, found):
+    assert set(paths(nested_model(), chosen)) == found
+
+
+@pytest.mark.parametrize(
+    ("chosen", "message"),
+    [
+        (["shraed"], "no layer named 'shraed'. Near ones: shared"),
+        ("shared", "Expected a list of layer names"),
+        ([3], "Expected a list of layer names"),
+        (7, "Expected a list of layer names"),
+    ],
+)
+def test_wrong_names_are_errors(chosen, message):
+    with pytest.raises(ValueError, match=message):
+        find_kernels(nested_model(), chosen)
+
+
+def test_layers_without_kernel_and_parts_of_attention_cannot_be_named():
+    model = attention(layers.MultiHeadAttention(2, 4))
+    for name in ("query", model.layers[0].name):
+        with pytest.raises(ValueError, match=f"Layer '{name}' has no kernel of its own"):
+            find_kernels(model, [name])
+
+
+class Subclassed(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.blocks = [layers.Dense(4, name="a"), {"out": layers.Dense(2, name="b")}]
+        self.heads = {"out": layers.Dense(2, name="c")}
+        self.unused = layers.Dense(2, name="unused")
+
+    def build(self, input_shape):
+        super().build(input_shape)
+
+    def call(self, x):
+        return self.heads["out"](self.blocks[0](x))
+
+
+def test_subclassed_models_are_walked_and_unused_layers_named():
+    model = Subclassed()
+    with pytest.raises(ValueError, match="is not built"):
+        find_kernels(model)
+    model(np.ones((2, 3)))
+    with pytest.warns(UserWarning, match="not built: layers .*unused"):
+        assert paths(model) == ["a/kernel", "c/kernel"]
+
+
+@pytest.mark.parametrize("model", [3, None, keras.Sequential([layers.Dense(2)])], ids=repr)
+def test_what_is_no_built_model_is_an_error(model):
+    with pytest.raises(ValueError, match=r"Expected a Keras model|is not built"):
+        find_kernels(model)
+
+
+class Unknown(layers.Layer):
+    def build(self, input_shape):
+        self.table = self.add_weight(shape=(input_shape[-1], 2), name="table")
+
+    def call(self, x):
+        return keras.ops.matmul(x, self.table)
+
+
+def test_layers_of_no_known_kind_are_left_alone_with_one_warning():
+    model = sequential((3,), layers.Dense(4, name="a"), Unknown(name="u"), Unknown(name="v"))
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        assert paths(model) == ["a/kernel"]
+    (warning,) = [w for w in caught if "of no known kind" in str(w.message)]
+    assert "layers u, v" in str(warning.message)
+
+
+@pytest.mark.parametrize(
+    ("layer", "shape", "axes"),
+    [
+        (lambda: layers.Dense(4), (3,), (1,)),
+        (lambda: layers.Conv2D(4, 3), (5, 5, 3), (3,)),
+        (lambda: layers.Conv2DTranspose(4, 3), (5, 5, 3), (2,)),
+        (lambda: layers.DepthwiseConv2D(3, depth_multiplier=2), (5, 5, 3), (2, 3)),
+        (lambda: layers.EinsumDense("...x,xy->...y", 4), (5, 3), (1,)),
+        (lambda: layers.EinsumDense("abc,dec->abde", (None, 2, 4)), (5, 3), (0, 1)),
+    ],
+)
+def test_output_axes_are_those_whose_weights_feed_one_output(layer, shape, axes):
+    layer = layer()
+    layer.bias_initializer = "zeros"
+    model = sequential(shape, layer)
+    (kernel,) = find_kernels(model)
+    assert kernel.output_axes == axes
+    # Silence the first output channel: exactly the outputs it feeds become zero.
+    weights = np.ones(kernel.shape, "float32")
+    weights[tuple(0 if axis in axes else slice(None) for axis in range(weights.ndim))] = 0
+    kernel.variable.assign(weights)
+    outputs = keras.ops.convert_to_numpy(model(np.ones((1, *shape), "float32")))
+    channels = np.abs(outputs).reshape(-1, np.prod([kernel.shape[a] for a in axes])).sum(axis=0)
+    assert channels[0] == 0
+    assert (channels[1:] > 0).all()
