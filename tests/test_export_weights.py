@@ -44,7 +44,7 @@ def bits(array):
 
 
 def weights_of(model):
-    return [sparse_weights._values_of(w) for w in model.weights]
+    return [sparse_weights.values_of(w) for w in model.weights]
 
 
 def sparse_array(rng, shape, dtype, density):
@@ -91,6 +91,22 @@ def test_every_shape_and_dtype_comes_back_bit_for_bit(
     (got,) = weights_of(other)
     assert got.dtype == numpy_dtype
     assert bits(got) == bits(array)
+
+
+def test_safetensors_hold_the_same_and_refuse_the_same(tmp_path):
+    pytest.importorskip("safetensors")
+    rng = np.random.default_rng(0)
+    model, other = small_model(), small_model()
+    prune(model, 0.9, rng)
+    path = tmp_path / "w.safetensors"
+    result = export(model, path)
+    assert {t.storage for t in result.tensors} >= {"dense", "bitmask"}
+    load_sparse_weights(other, path)
+    assert [bits(a) for a in weights_of(model)] == [bits(a) for a in weights_of(other)]
+    content = path.read_bytes()
+    for damaged in (content[:-10], content[:20], b"", content[:-1] + bytes([content[-1] ^ 1])):
+        path.write_bytes(damaged)
+        assert_refused(other, path, "damaged")
 
 
 def test_special_values_come_back_and_negative_zero_becomes_positive(tmp_path):

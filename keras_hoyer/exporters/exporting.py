@@ -11,17 +11,20 @@ from typing import Any
 
 import keras
 
-from keras_hoyer.exporters import litert, signatures, sparse_weights
+from keras_hoyer.exporters import keras_archive, litert, onnx_file, signatures, sparse_weights
 from keras_hoyer.exporters.results import ExportError, ExportResult
 
 # Each format's file ending is its name; with it go the quantizations and the packages it needs.
 QUANTIZATIONS = {
     "tflite": (None, "float16", "dynamic", "int8"),
+    "onnx": (None,),
+    "keras": (None,),
     "npz": (None, "float16"),
     "safetensors": (None, "float16"),
 }
 PACKAGES = {
     "tflite": {"litert": ["ai_edge_litert"]},
+    "onnx": {"onnx": ["onnx", "onnxruntime", "tf2onnx"]},
     "safetensors": {"safetensors": ["safetensors"]},
 }
 
@@ -45,8 +48,9 @@ def export(  # noqa: PLR0917
         model: a built `keras.Model`: Sequential, functional or subclassed. Penalties and masks that
             are still attached have no bearing on the file.
         filepath: where the file goes; its folder must exist.
-        format: `"tflite"`, `"npz"` or `"safetensors"`; by default what the ending of
-            `filepath` says.
+        format: by default what the ending of `filepath` says: `"tflite"` for LiteRT, `"onnx"`,
+            `"keras"` for Keras' own file, deflated, or `"npz"` and `"safetensors"` for sparse
+            weights.
         quantize: `None` keeps the weights as they are. `"float16"` stores them in half precision.
             For `tflite` also `"dynamic"`, weights in int8, and `"int8"`, weights and computations.
         representative_data: an array of samples, or a list or dict of arrays for several inputs.
@@ -84,7 +88,7 @@ def export(  # noqa: PLR0917
     format = _format_of(path, format)
     _check_options(format, quantize, representative_data, sparse, tolerance, optimize_for)
     signature = data = None
-    if format == "tflite":
+    if format in ("tflite", "onnx"):
         signature = signatures.signature_of(model, representative_data)
         _check_dtypes(model, signature)
         if representative_data is not None:
@@ -103,6 +107,10 @@ def export(  # noqa: PLR0917
                     tolerance=tolerance,
                     optimize_for=optimize_for,
                 )
+            elif format == "onnx":
+                result = onnx_file.write(model, folder, signature, data=data, tolerance=tolerance)
+            elif format == "keras":
+                result = keras_archive.write(model, folder)
             else:
                 temporary = folder / f"weights.{format}"
                 result = sparse_weights.write(model, temporary, quantize, sparse, tolerance)

@@ -3,11 +3,8 @@
 import contextlib
 import dataclasses
 import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,13 +12,14 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_hoyer.exporters import litert_encoding, litert_file, signatures
+from keras_hoyer.exporters import (
+    litert_encoding,
+    litert_file,
+    processes,
+    signatures,
+    sparse_inference,
+)
 from keras_hoyer.exporters.results import Candidate, ExportError, ExportResult
-
-# Seconds after which a file that is still running counts as hung, and a conversion in a process of
-# its own as stuck.
-RUN_TIMEOUT = 120
-CONVERT_TIMEOUT = 3600
 
 # Largest error that is allowed, relative to the largest output.
 TOLERANCES = {None: 1e-4, "float16": 1e-2, "dynamic": 0.1, "int8": 0.2}
@@ -79,7 +77,7 @@ def write(
         )
     calls = signatures.calls_of(signature, data)
     expected = signatures.outputs_of(model, signature, calls)
-    _store_calls(folder / "calls.npz", signature, calls)
+    processes.store_calls(folder / "calls.npz", signature, calls)
 
     label = quantize or "float32"
     job = {"quantize": quantize, "unroll": unroll}
@@ -88,7 +86,7 @@ def write(
         candidate = Candidate(f"{label} dense", f"not converted: {failure}")
         raise ExportError("convert", "nothing was written.", (candidate,))
     dense = folder / DENSE
-    candidates = {dense: _check(f"{label} dense", dense, expected, tolerance)}
+    candidates = {dense: processes.check(f"{label} dense", dense, expected, tolerance)}
     if sparse:
         path, name = folder / "sparse.tflite", f"{label} sparse"
         largest_share = FAST_SHARE if optimize_for == "latency" else 1
@@ -97,7 +95,9 @@ def write(
             candidates[path] = Candidate(name, "not tried: no tensor gets smaller")
         else:
             path.write_bytes(content)
-            candidates[path] = _check(name, path, expected, tolerance, candidates[dense])
+            candidates[path] = _check_sparse(
+                name, path, expected, tolerance, dense=candidates[dense], quantize=quantize
+            )
     if optimize_for == "latency":
         candidates = _timed(candidates, folder / "calls.npz")
     asked_for = [path for path in candidates if sparse is not True or path != dense]
@@ -153,6 +153,13 @@ def _prepare(
         notes.append("recurrent layers run as a loop, for which the batch is fixed at one sample")
     if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers()):
         notes.append("the model computes in half precision, the file and its check in float32")
+    traps = sparse_inference.keepdims_traps(model)
+    if traps:
+        notes.append(
+            f"{', '.join(traps)}: GlobalAveragePooling2D(keepdims=True) before a 1x1 convolution "
+            "gives zeros on ARM64 where that convolution is sparse; use keepdims=False and Dense"
+        )
+        warnings.warn(notes[-1], stacklevel=4)
     return signature, unroll, notes
 
 
@@ -180,28 +187,8 @@ def _convert(
     """Writes `DENSE` into the folder; returns why it could not be made, or `None`."""
     if keras.backend.backend() == "tensorflow":
         return convert_here(model, signature, folder, calibration, **job)
-    model.save(folder / "model.keras")
-    job = {**job, "inputs": [dataclasses.asdict(spec) for spec in signature.inputs]}
-    (folder / "job.json").write_text(json.dumps(job))
-    if calibration is not None:
-        np.savez(folder / "calibration.npz", *calibration)
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-    }
-    failure = _run_process(
-        ["-m", "keras_hoyer.exporters._convert_litert", str(folder)], CONVERT_TIMEOUT, environment
-    )
-    if failure:
-        raise ExportError(
-            "convert",
-            f"on the {keras.backend.backend()} backend the model is saved as `.keras` and "
-            f"converted by TensorFlow in a process of its own, which failed: {failure}",
-        )
-    reason = folder / "failure.txt"
-    return reason.read_text() if reason.exists() else None
+    job = {"format": "tflite", **job}
+    return processes.convert_on_tensorflow(model, signature, folder, calibration, job)
 
 
 def convert_here(
@@ -298,94 +285,34 @@ def _reason(error: Exception) -> str:
 # --- running ------------------------------------------------------------------------------------
 
 
-def _check(
+def _check_sparse(
     name: str,
     path: Path,
     expected: list[dict[str, np.ndarray]],
     tolerance: float,
-    dense: Candidate | None = None,
+    *,
+    dense: Candidate,
+    quantize: str | None,
 ) -> Candidate:
-    """Runs a file and compares; `dense` is the candidate that a sparse file was made from."""
-    actual, failure = run(path, path.with_name("calls.npz"))
-    error = None
-    if failure is None:
-        error, failure = signatures.compare(expected, actual)
-    if failure is None and error > tolerance:
-        failure = f"wrong: its error is above the tolerance of {tolerance:.2g}"
-    elif failure is None and dense is not None and dense.max_error is not None:
-        times, share = SPARSE_ERROR
-        if error > max(times * dense.max_error, share * tolerance):
-            failure = f"wrong: its error is above {times} times that of the dense file"
-    return Candidate(name, failure or "right", path.stat().st_size, error, right=failure is None)
+    """Runs a sparse file; it must be about as right as the dense one that it was made from."""
+    candidate = processes.check(name, path, expected, tolerance)
+    if candidate.right and dense.max_error is not None:
+        times, noise = SPARSE_ERROR
+        if candidate.max_error > max(times * dense.max_error, noise * TOLERANCES[quantize]):
+            outcome = f"wrong: its error is above {times} times that of the dense file"
+            candidate = dataclasses.replace(candidate, outcome=outcome, right=False)
+    return candidate
 
 
 def _timed(candidates: dict[Path, Candidate], calls: Path) -> dict[Path, Candidate]:
     """The candidates with the time of one sample, measured by turns."""
     right = [path for path, candidate in candidates.items() if candidate.right]
     out = calls.with_name("times.json")
-    script = str(Path(__file__).with_name("_run_litert.py"))
-    arguments = [script, "time", str(calls), str(out), *map(str, right)]
-    if not right or _run_process(arguments, RUN_TIMEOUT):
+    arguments = [processes.SCRIPT, "time", str(calls), str(out), *map(str, right)]
+    if not right or processes.run_process(arguments, processes.RUN_TIMEOUT):
         return candidates
     times = json.loads(out.read_text())
     return {
         path: dataclasses.replace(candidate, milliseconds=times.get(str(path)))
         for path, candidate in candidates.items()
     }
-
-
-def run(path: Path, calls: Path) -> tuple[list[dict[str, np.ndarray]], str | None]:
-    """Runs a `.tflite` file in a process of its own.
-
-    Args:
-        path: the file.
-        calls: the inputs, as `_run_litert.py` describes them.
-
-    Returns:
-        The outputs of each call by name, and why there are none if the file failed.
-    """
-    script = Path(__file__).with_name("_run_litert.py")
-    out = path.with_suffix(".outputs.npz")
-    failure = _run_process([str(script), "run", str(calls), str(out), str(path)], RUN_TIMEOUT)
-    if failure:
-        return [], failure
-    with np.load(calls) as stored:
-        results: list[dict] = [{} for _ in range(int(stored["count"]))]
-    with np.load(out) as stored:
-        for key in stored.files:
-            call, name = key.split("/", 1)
-            results[int(call)][name] = stored[key]
-    return results, None
-
-
-def _store_calls(
-    path: Path, signature: signatures.Signature, calls: list[list[np.ndarray]]
-) -> None:
-    arrays = {f"{c}_{i}": array for c, call in enumerate(calls) for i, array in enumerate(call)}
-    names = np.array([spec.name for spec in signature.inputs])
-    np.savez(path, names=names, count=np.array(len(calls)), **arrays)
-
-
-def _run_process(
-    arguments: list[str], timeout: float, environment: dict[str, str] | None = None
-) -> str | None:
-    """Runs Python in a process of its own; returns what went wrong, or `None`."""
-    try:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired:
-        return f"hung: stopped after {timeout:g} s"
-    if done.returncode < 0:
-        return f"crashed with {signal.Signals(-done.returncode).name}"
-    if done.returncode > 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return f"failed: {lines[-1] if lines else f'exit code {done.returncode}'}"[:300]
-    return None

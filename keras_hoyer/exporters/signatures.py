@@ -179,13 +179,16 @@ def arrays_of(signature: Signature, data: Any) -> list[np.ndarray]:
         )
 
     by_name = {spec.name: spec for spec in signature.inputs}
+    rank = len(signature.inputs[0].shape)
     if isinstance(data, dict):
         keyed = isinstance(signature.structure, dict)
         if sorted(data) != sorted(signature.structure if keyed else by_name):
             refuse(f"a dict with the keys {sorted(data)}")
         leaves = keras.tree.flatten(data) if keyed else [data[name] for name in by_name]
-    elif len(signature.inputs) > 1 and isinstance(data, list | tuple):
+    elif isinstance(data, list | tuple) and len(signature.inputs) > 1:
         leaves = keras.tree.flatten(data)
+    elif isinstance(data, list | tuple) and [np.ndim(a) for a in data] == [rank]:
+        leaves = list(data)
     else:
         leaves = [data]
     if len(leaves) != len(signature.inputs):

@@ -74,7 +74,7 @@ def write(
     arrays: dict[str, list[np.ndarray]] = {}
     max_error = 0.0
     for variable in model.weights:
-        original = _values_of(variable)
+        original = values_of(variable)
         values = original
         if quantize == "float16" and original.dtype == np.float32:
             with np.errstate(over="ignore"):
@@ -230,7 +230,18 @@ def scipy_matrices(filepath: str | os.PathLike) -> dict[str, Any]:
 # --- one tensor ---------------------------------------------------------------------------------
 
 
-def _values_of(variable: Any) -> np.ndarray:
+def tensors_of(model: keras.Model) -> tuple[StoredTensor, ...]:
+    """The weights of a model, as a file holds them that stores all densely."""
+    tensors = []
+    for weight in model.weights:
+        array = values_of(weight)
+        sparsity = float(np.mean(array == 0)) if array.size else 0.0
+        tensors.append(StoredTensor(weight.path, array.shape, array.dtype.name, "dense", sparsity))
+    return tuple(tensors)
+
+
+def values_of(variable: Any) -> np.ndarray:
+    """A weight as NumPy array of its own dtype, -0.0 turned into +0.0."""
     array = np.asarray(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)))
     return _with_positive_zeros(array.astype(_dtype(_dtype_name(variable))))
 

@@ -1,13 +1,13 @@
-"""Runs LiteRT files on stored inputs; started by file path, in a process of its own.
+"""Runs LiteRT or ONNX files on stored inputs; started by file path, in a process of its own.
 
 A broken file can end the process or never come back, so it is never run in the caller's. Only NumPy
-and the interpreter are imported: the whole run takes a fraction of a second.
+and the runtime are imported: the whole run takes a fraction of a second.
 
 CALLS holds the input names and, as `{call}_{input}`, the arrays of each call.
 
-Usage: _run_litert.py run CALLS OUTPUTS MODEL
-           all calls; writes arrays named `{call}/{output name}`
-       _run_litert.py time CALLS TIMES MODEL...
+Usage: _run_file.py run CALLS OUTPUTS MODEL
+           all calls; writes arrays named `{call}/{output name}`, or number for ONNX
+       _run_file.py time CALLS TIMES MODEL...
            the first call, again and again on each model by turns, on one thread; writes the
            medians in milliseconds as JSON
 """
@@ -25,7 +25,6 @@ def main(mode: str, calls: str, out: str, *models: str) -> None:
     import time  # noqa: PLC0415
 
     import numpy as np  # noqa: PLC0415
-    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
     with np.load(calls) as stored:
         names = stored["names"].tolist()
@@ -33,9 +32,22 @@ def main(mode: str, calls: str, out: str, *models: str) -> None:
             {name: stored[f"{call}_{i}"] for i, name in enumerate(names)}
             for call in range(int(stored["count"]))
         ]
+    results = {}
+    if mode == "run" and models[0].endswith(".onnx"):
+        import onnxruntime  # noqa: PLC0415
+
+        session = onnxruntime.InferenceSession(models[0], providers=["CPUExecutionProvider"])
+        places = [place.name for place in session.get_inputs()]
+        for call, arrays in enumerate(inputs):
+            outputs = session.run(None, dict(zip(places, arrays.values(), strict=True)))
+            results.update({f"{call}/{i}": array for i, array in enumerate(outputs)})
+        np.savez(out, **results)
+        return
+
+    from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
+
     if mode == "run":
         runner = Interpreter(model_path=models[0]).get_signature_runner("serving_default")
-        results = {}
         for call, arrays in enumerate(inputs):
             for name, array in runner(**arrays).items():
                 results[f"{call}/{name}"] = array

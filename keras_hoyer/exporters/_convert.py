@@ -1,7 +1,7 @@
 """Converts a stored `.keras` model on TensorFlow, for callers on another backend.
 
-Usage: python -m keras_hoyer.exporters._convert_litert FOLDER. FOLDER holds what the `litert` module
-put there: `model.keras`, `job.json` and, for int8, `calibration.npz`.
+Usage: python -m keras_hoyer.exporters._convert FOLDER. FOLDER holds what the `processes` module put
+there: `model.keras`, `job.json` and, for int8, `calibration.npz`.
 """
 
 import dataclasses
@@ -12,7 +12,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_hoyer.exporters import litert, signatures
+from keras_hoyer.exporters import litert, onnx_file, signatures
+
+CONVERTERS = {"tflite": litert.convert_here, "onnx": onnx_file.convert_here}
 
 
 def main(folder: Path) -> None:
@@ -21,16 +23,15 @@ def main(folder: Path) -> None:
     model = keras.models.load_model(folder / "model.keras", compile=False)
     inputs = tuple(
         signatures.ModelInput(spec["name"], tuple(spec["shape"]), spec["dtype"])
-        for spec in job["inputs"]
+        for spec in job.pop("inputs")
     )
     signature = dataclasses.replace(signatures.signature_of(model), inputs=inputs)
     calibration = None
     if (folder / "calibration.npz").exists():
         with np.load(folder / "calibration.npz") as stored:
             calibration = [stored[name] for name in stored.files]
-    failure = litert.convert_here(
-        model, signature, folder, calibration, quantize=job["quantize"], unroll=job["unroll"]
-    )
+    convert = CONVERTERS[job.pop("format")]
+    failure = convert(model, signature, folder, calibration, **job)
     if failure is not None:
         (folder / "failure.txt").write_text(failure)
 

@@ -1,0 +1,144 @@
+"""Converts and runs files in processes of their own, whose end or hang is an outcome."""
+
+import dataclasses
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import keras
+import numpy as np
+
+from keras_hoyer.exporters import signatures
+from keras_hoyer.exporters.results import Candidate, ExportError
+
+# Seconds after which a file that is still running counts as hung, and a conversion in a process of
+# its own as stuck.
+RUN_TIMEOUT = 120
+CONVERT_TIMEOUT = 3600
+
+SCRIPT = str(Path(__file__).with_name("_run_file.py"))
+
+
+def convert_on_tensorflow(
+    model: keras.Model,
+    signature: signatures.Signature,
+    folder: Path,
+    calibration: list[np.ndarray] | None,
+    job: dict[str, Any],
+) -> str | None:
+    """Has a model of another backend converted: saved as `.keras`, read by Keras on TensorFlow.
+
+    Args:
+        model: a built model.
+        signature: what the model takes.
+        folder: where the file goes, and everything that the process needs.
+        calibration: representative inputs, or `None`.
+        job: `format`, and the arguments of that format's `convert_here`.
+
+    Returns:
+        Why there is no file, or `None`.
+
+    Raises:
+        ExportError: if the process cannot load the model.
+    """
+    try:
+        model.save(folder / "model.keras")
+    except Exception as error:  # custom layers raise anything
+        raise ExportError("convert", f"Keras cannot save the model: {error}") from error
+    job = {**job, "inputs": [dataclasses.asdict(spec) for spec in signature.inputs]}
+    (folder / "job.json").write_text(json.dumps(job))
+    if calibration is not None:
+        np.savez(folder / "calibration.npz", *calibration)
+    environment = {
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+    }
+    failure = run_process(
+        ["-m", "keras_hoyer.exporters._convert", str(folder)], CONVERT_TIMEOUT, environment
+    )
+    if failure:
+        raise ExportError(
+            "convert",
+            f"on the {keras.backend.backend()} backend the model is saved as `.keras` and "
+            f"converted by TensorFlow in a process of its own, which failed: {failure}",
+        )
+    reason = folder / "failure.txt"
+    return reason.read_text() if reason.exists() else None
+
+
+def check(
+    name: str, path: Path, expected: list[dict[str, np.ndarray]], tolerance: float
+) -> Candidate:
+    """Runs a file on the stored calls and compares its outputs with the model's."""
+    actual, failure = run(path, path.with_name("calls.npz"), list(expected[0]))
+    error = None
+    if failure is None:
+        error, failure = signatures.compare(expected, actual)
+    if failure is None and error > tolerance:
+        failure = f"wrong: its error is above the tolerance of {tolerance:.2g}"
+    return Candidate(name, failure or "right", path.stat().st_size, error, right=failure is None)
+
+
+def run(
+    path: Path, calls: Path, names: list[str]
+) -> tuple[list[dict[str, np.ndarray]], str | None]:
+    """Runs a file in a process of its own.
+
+    Args:
+        path: the file.
+        calls: the inputs, as `_run_file.py` describes them.
+        names: names for outputs that have numbers only.
+
+    Returns:
+        The outputs of each call by name, and why there are none if the file failed.
+    """
+    out = path.with_suffix(".outputs.npz")
+    failure = run_process([SCRIPT, "run", str(calls), str(out), str(path)], RUN_TIMEOUT)
+    if failure:
+        return [], failure
+    with np.load(calls) as stored:
+        results: list[dict] = [{} for _ in range(int(stored["count"]))]
+    with np.load(out) as stored:
+        for key in stored.files:
+            call, name = key.split("/", 1)
+            name = names[int(name)] if name.isdigit() and int(name) < len(names) else name
+            results[int(call)][name] = stored[key]
+    return results, None
+
+
+def store_calls(path: Path, signature: signatures.Signature, calls: list[list[np.ndarray]]) -> None:
+    """Writes the inputs that files are run on."""
+    arrays = {f"{c}_{i}": array for c, call in enumerate(calls) for i, array in enumerate(call)}
+    names = np.array([spec.name for spec in signature.inputs])
+    np.savez(path, names=names, count=np.array(len(calls)), **arrays)
+
+
+def run_process(
+    arguments: list[str], timeout: float, environment: dict[str, str] | None = None
+) -> str | None:
+    """Runs Python in a process of its own; returns what went wrong, or `None`."""
+    try:
+        done = subprocess.run(
+            [sys.executable, *arguments],
+            check=False,
+            capture_output=True,
+            text=True,
+            errors="replace",
+            timeout=timeout,
+            stdin=subprocess.DEVNULL,
+            env=environment,
+        )
+    except subprocess.TimeoutExpired:
+        return f"hung: stopped after {timeout:g} s"
+    if done.returncode < 0:
+        return f"crashed with {signal.Signals(-done.returncode).name}"
+    if done.returncode > 0:
+        lines = [line for line in done.stderr.splitlines() if line.strip()]
+        return f"failed: {lines[-1] if lines else f'exit code {done.returncode}'}"[:300]
+    return None
