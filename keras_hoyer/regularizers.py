@@ -7,6 +7,7 @@ and NaN at zero. Here every penalty is two sums `S` (of magnitudes, or of the gr
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 from typing import Any
 
@@ -405,9 +406,10 @@ def _group_measure(
     @ops.custom_gradient
     def measure(x: Any) -> tuple[Any, Callable]:
         weights = ops.cast(x, dtype)
+        squares = ops.square(weights)
         value, parts = 0.0, []
         for span in spans:
-            sums = ops.sum(ops.square(_unshared(weights)), axis=span, keepdims=True)
+            sums = ops.sum(squares, axis=span, keepdims=True)
             alive = sums > _TINY
             norms = ops.where(alive, ops.sqrt(sums), ops.zeros_like(sums))
             inverse = ops.where(alive, 1 / ops.where(alive, norms, 1.0), ops.zeros_like(sums))
@@ -419,7 +421,8 @@ def _group_measure(
             upstream = args[0] if upstream is None else upstream
             # Norms near the smallest float32 would make infinity, and infinity times zero NaN.
             scales = [ops.clip(upstream * a * b, -_LARGE, _LARGE) for a, b in parts]
-            return _cast_finite(weights * functools.reduce(ops.add, scales), x.dtype)
+            # Not `ops.add`, which on TensorFlow takes (1, n, 1) + (1, 1, n) for adding a bias.
+            return _cast_finite(weights * functools.reduce(operator.add, scales), x.dtype)
 
         return value, gradient
 
@@ -430,15 +433,6 @@ def _group_measure(
         x = ops.reshape(ops.transpose(x, kept + span), (*(shape[axis] for axis in kept), -1))
         spans = [(len(kept),)]
     return measure(x)
-
-
-def _unshared(weights: Any) -> Any:
-    if keras.backend.backend() == "jax":
-        import jax  # noqa: PLC0415  (only where it is the backend)
-
-        # Two sums of the same squares make XLA write the squares to memory, at ten times the cost.
-        return jax.lax.optimization_barrier(weights)
-    return weights
 
 
 def _sums(weights: Any) -> tuple[Any, Any]:

@@ -207,6 +207,14 @@ def test_both_axes_of_a_conv_kernel_are_the_papers_filter_and_channel_penalty():
     np.testing.assert_allclose(float(value), 0.1 * expected, rtol=1e-5)
 
 
+def test_axes_of_equal_length_are_not_confused():
+    penalty = kh.GroupHoyerSquare(1.0, axis=(-2, -1))
+    for shape in [(3, 3), (2, 3, 3), (1, 2, 3, 3), (3, 3, 3, 3)]:
+        kernel = kernel_of(shape)
+        _, gradient = value_and_gradient(penalty, kernel)
+        assert_same_gradient(gradient, expected_gradient(penalty, kernel))
+
+
 def test_papers_axes_of_a_pytorch_kernel_are_the_first_two():
     kernel = kernel_of((3, 3, 4, 6))
     transposed = np.transpose(kernel, (3, 2, 0, 1))  # filters, channels, height, width
