@@ -36,7 +36,17 @@ def read_lines(name: str) -> list[dict]:
 def by_setting(runs: list[dict]) -> list[list[dict]]:
     """Groups runs that differ in their seed alone."""
     groups = defaultdict(dict)
-    names = ("net", "protocol", "method", "penalty", "factor", "amount", "teacher", "shifts")
+    names = (
+        "net",
+        "protocol",
+        "method",
+        "penalty",
+        "factor",
+        "amount",
+        "teacher",
+        "shifts",
+        "dropout",
+    )
     for run in runs:
         key = (*(run[name] for name in names), *run["epochs"])
         groups[key][run["seed"]] = run
@@ -67,7 +77,7 @@ def describe(run: dict) -> str:
         "dense": "dense",
     }[run["method"]]
     if run["method"] == "dense":
-        return how
+        return f"{how}, with dropout" if run["dropout"] else how
     taught = {"labels": "", "dense": ", distilled"}[run["teacher"]]
     shifted = ", shifted images" if run["shifts"] else ""
     return f"{name} {run['factor']:g}, {how}{taught}{shifted}"

@@ -1,18 +1,19 @@
 """Cutting as far as a budget of accuracy allows: no factor, threshold or target to search for."""
 
+import math
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import keras
 import numpy as np
 
 from keras_hoyer import masks
 from keras_hoyer.attach import remove_penalties
-from keras_hoyer.constraints import KeepZeros
-from keras_hoyer.criteria import Criterion, TargetSparsity, UnitScores
+from keras_hoyer.criteria import Criterion, FlopsLeft, TargetSparsity, UnitScores
 from keras_hoyer.patterns import NByM, Pattern, Unstructured
-from keras_hoyer.reports import count_nonzero, report
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels, refresh_compiled
+from keras_hoyer.reports import count_nonzero
+from keras_hoyer.units import find_units
+from keras_hoyer.weights import LayerSelection, find_kernels, find_weights, refresh_compiled
 
 
 class BudgetPruning(keras.callbacks.Callback):
@@ -119,7 +120,8 @@ class BudgetPruning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Checks what can be checked before time is spent."""
-        masks.check_fit(find_kernels(self.model, self.layers), self.pattern)
+        self._kernels = find_kernels(self.model, self.layers)
+        self._units = find_units(self.model, self.pattern, self.layers)
         self._best = self.baseline
         self._step = self.step
         self._accepted = None
@@ -129,22 +131,20 @@ class BudgetPruning(keras.callbacks.Callback):
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Cuts if a round begins with this epoch."""
         if epoch >= self.begin and self._epochs_in_round == 0:
-            kernels = find_kernels(self.model, self.layers)
-            self._accepted = self._accepted or _State(self.model, kernels)
-            masks.cut(self.model, kernels, _ShareOfRest(self._step), self.pattern)
+            self._accepted = self._accepted or _State(self.model)
+            masks.cut(self.model, self._units, _ShareOfRest(self._step))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Judges the round, and writes `sparsity` into the logs."""
         logs = {} if logs is None else logs
         value = self._metric(logs)
-        kernels = find_kernels(self.model, self.layers)
         if epoch < self.begin:
             if self.baseline is None and (self._best is None or self._excess(value) < 0):
                 self._best = value
         else:
             self._epochs_in_round += 1
             if self._excess(value) <= self.budget:
-                before, self._accepted = self._accepted, _State(self.model, kernels)
+                before, self._accepted = self._accepted, _State(self.model)
                 self._epochs_in_round = 0
                 self._rounds += 1
                 # A last unit is not cut: then there is nothing left to do.
@@ -153,7 +153,8 @@ class BudgetPruning(keras.callbacks.Callback):
                 self._restore()
                 self._step /= 2
                 self.model.stop_training |= self._step < self.min_step
-        logs["sparsity"] = report(self.model, self.layers).sparsity
+        total = sum(math.prod(kernel.shape) for kernel in self._kernels)
+        logs["sparsity"] = 1 - sum(map(count_nonzero, self._kernels)) / total
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Ends with the last weights within the budget, and takes penalties off."""
@@ -168,7 +169,7 @@ class BudgetPruning(keras.callbacks.Callback):
                 "with a smaller penalty before.",
                 stacklevel=2,
             )
-        if remove_penalties(find_kernels(self.model, self.layers)):
+        if remove_penalties(self._kernels):
             refresh_compiled(self.model)
 
     def _metric(self, logs: dict) -> float:
@@ -195,7 +196,13 @@ class _ShareOfRest(Criterion):
     def __init__(self, share: float) -> None:
         self.share = share
 
-    def keep(self, units: list[UnitScores], progress: float = 1.0) -> list[np.ndarray]:
+    def keep(
+        self,
+        units: Sequence[UnitScores],
+        progress: float = 1.0,
+        flops: FlopsLeft | None = None,
+    ) -> list[np.ndarray]:
+        """Returns what stays."""
         total = sum(entry.values.size for entry in units)
         left = sum(int(np.count_nonzero(entry.values)) for entry in units)
         # At least one goes, or a round on a few units would change nothing; and one stays.
@@ -206,19 +213,20 @@ class _ShareOfRest(Criterion):
 class _State:
     """Weights and masks of a model, to go back to."""
 
-    def __init__(self, model: keras.Model, kernels: list[Weight]) -> None:
-        self.weights = model.get_weights()
-        self.nonzero = sum(map(count_nonzero, kernels))
-        self.masks = {}
-        for kernel in kernels:
-            constraint = kernel.get("constraint")
-            mask = constraint.get_mask(kernel.name) if isinstance(constraint, KeepZeros) else None
-            self.masks[kernel] = np.ones(kernel.shape, bool) if mask is None else mask
+    def __init__(self, model: keras.Model) -> None:
+        self.values = model.get_weights()
+        self.masks = {id(w.variable): masks.known_mask(w) for w in find_weights(model)}
+        self.nonzero = sum(map(np.count_nonzero, self.values))
 
     def restore(self, model: keras.Model) -> None:
         """Puts them back."""
-        model.set_weights(self.weights)
-        masks.apply_masks(model, self.masks)
+        model.set_weights(self.values)
+        masked = {}
+        for weight in find_weights(model):
+            mask = self.masks[id(weight.variable)]
+            if masks.known_mask(weight) is not None:
+                masked[weight] = np.ones(weight.shape, bool) if mask is None else mask
+        masks.apply_masks(model, masked)
 
 
 def _smaller_is_better(monitor: str) -> bool:

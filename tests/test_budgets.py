@@ -127,6 +127,37 @@ def test_blocks_are_cut_whole():
     assert blocks.any(1).sum() == 5
 
 
+def test_channels_are_cut_with_their_biases_and_come_back_with_them():
+    keras.utils.set_random_seed(0)
+    model = keras.Sequential(
+        [
+            keras.Input((4,)),
+            keras.layers.Dense(8, bias_initializer="ones", name="hidden"),
+            keras.layers.Dense(2),
+        ]
+    )
+    pattern = kh.patterns.Channel()
+    callback = start(model, 0.01, baseline=0.9, step=0.5, patience=1, pattern=pattern)
+
+    def alive():
+        hidden, bias, output, _ = (values != 0 for values in model.get_weights())
+        np.testing.assert_array_equal(hidden.any(0), bias)
+        np.testing.assert_array_equal(output.any(1), bias)
+        return bias
+
+    callback.on_epoch_begin(0)
+    assert alive().sum() == 4
+    callback.on_epoch_end(0, {"val_accuracy": 0.9})
+    kept = alive()
+    callback.on_epoch_begin(1)
+    assert alive().sum() == 2
+    callback.on_epoch_end(1, {"val_accuracy": 0.5})
+    np.testing.assert_array_equal(alive(), kept)
+    bias = model.get_layer("hidden").bias
+    ones = keras.ops.convert_to_numpy(bias.constraint(np.ones(8, "float32")))
+    np.testing.assert_array_equal(ones, kept)
+
+
 def test_no_cut_within_the_budget_leaves_the_model_as_it_was_and_warns():
     model = make_model()
     before = kernel(model)
