@@ -26,9 +26,8 @@ class BudgetPruning(keras.callbacks.Callback):
     only a limit, and the model ends with the last weights that were within the budget. Fine-tune
     them with a further call of `fit`, with a learning rate that decays to 0.
 
-    Penalties stay on while there is something to cut; with a scale-invariant one, such as
-    `HoyerSquare`, the result depends little on its factor. Epoch logs get `sparsity`, the share of
-    zero weights.
+    Penalties stay on while there is something to cut, which leaves better weights than cutting
+    without. Epoch logs get `sparsity`, the share of zero weights.
 
     Args:
         budget: Float, 0 or more: how much worse than `baseline` the metric may be, in its own unit.
