@@ -35,7 +35,8 @@ class BudgetPruning(keras.callbacks.Callback):
         baseline: Float: the metric of the model to compare with, usually the dense one's. Defaults
             to `None`: the best value before the first cut.
         monitor: Name of the metric in the epoch logs. Defaults to `"val_accuracy"`. Choose one of
-            validation data: what is measured on training data says little of what cuts cost.
+            validation data: what is measured on training data says little of what cuts cost. A
+            loss counts the penalties in.
         mode: `"max"` if more is better, `"min"` if less is. Defaults to `"auto"`: `"min"` for names
             that contain "loss" or "error".
         begin: Number of epochs before the first cut, for sparse training. Defaults to 0.
@@ -124,12 +125,18 @@ class BudgetPruning(keras.callbacks.Callback):
         self._best = self.baseline
         self._step = self.step
         self._accepted = None
+        self._left = self._count()
         self._epochs_in_round = 0
         self._rounds = 0
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Cuts if a round begins with this epoch."""
         if epoch >= self.begin and self._epochs_in_round == 0:
+            if self._best is None:
+                raise ValueError(
+                    f"There is nothing to compare with: this call of `fit` starts at epoch {epoch} "
+                    f"and the first cut is due after {self.begin}. Give `baseline` a number."
+                )
             self._accepted = self._accepted or _State(self.model)
             masks.cut(self.model, self._units, _ShareOfRest(self._step))
 
@@ -143,17 +150,18 @@ class BudgetPruning(keras.callbacks.Callback):
         else:
             self._epochs_in_round += 1
             if self._excess(value) <= self.budget:
-                before, self._accepted = self._accepted, _State(self.model)
+                self._accepted = _State(self.model)
                 self._epochs_in_round = 0
                 self._rounds += 1
                 # A last unit is not cut: then there is nothing left to do.
-                self.model.stop_training |= self._accepted.nonzero == before.nonzero
+                before, self._left = self._left, self._count()
+                self.model.stop_training |= self._left == before
             elif self._epochs_in_round >= self.patience:
                 self._restore()
                 self._step /= 2
                 self.model.stop_training |= self._step < self.min_step
         total = sum(math.prod(kernel.shape) for kernel in self._kernels)
-        logs["sparsity"] = 1 - sum(map(count_nonzero, self._kernels)) / total
+        logs["sparsity"] = 1 - self._count() / total
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Ends with the last weights within the budget, and takes penalties off."""
@@ -170,6 +178,9 @@ class BudgetPruning(keras.callbacks.Callback):
             )
         if remove_penalties(self._kernels):
             refresh_compiled(self.model)
+
+    def _count(self) -> int:
+        return sum(map(count_nonzero, self._kernels))
 
     def _metric(self, logs: dict) -> float:
         if self.monitor not in logs:
@@ -215,7 +226,6 @@ class _State:
     def __init__(self, model: keras.Model) -> None:
         self.values = model.get_weights()
         self.masks = {id(w.variable): masks.known_mask(w) for w in find_weights(model)}
-        self.nonzero = sum(map(np.count_nonzero, self.values))
 
     def restore(self, model: keras.Model) -> None:
         """Puts them back."""

@@ -219,6 +219,12 @@ def test_a_metric_that_is_not_logged_is_named_with_those_that_are():
         callback.on_epoch_end(0, {"accuracy": 0.5, "loss": 1.0})
 
 
+def test_without_a_baseline_fit_cannot_go_on_after_the_first_cut():
+    callback = start(make_model(), 0.01, begin=3)
+    with pytest.raises(ValueError, match="Give `baseline` a number"):
+        callback.on_epoch_begin(5)
+
+
 def test_a_pattern_that_does_not_divide_a_kernel_is_refused_before_training():
     with pytest.raises(ValueError, match="does not divide"):
         start(make_model(), 0.01, baseline=0.9, pattern=kh.patterns.Block((7, 1)))
