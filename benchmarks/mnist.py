@@ -68,7 +68,7 @@ class Run:
     factor: float = 0.0
     amount: float = 0.0
     seed: int = 0
-    epochs: tuple[int, int, int, int] = (40, 40, 100, 40)
+    epochs: tuple[int, int, int, int] = (30, 30, 80, 30)
     teacher: str = "dense"
     shifts: bool = True
     dropout: bool = True
@@ -360,7 +360,7 @@ RATIOS = (0.1,)
 
 def plan(net: str, protocol: str, seeds: list[int], quick: bool) -> Iterator[Run]:
     """The runs behind the tables of one net, the most telling ones first."""
-    epochs = (6, 12, 16, 12) if quick else (40, 40, 100, 40)
+    epochs = (6, 12, 16, 12) if quick else (30, 30, 80, 30)
     keeps = KEEP[net][1:2] if quick else KEEP[net]
     for seed in seeds:
         base = Run(net, protocol, "dense", seed=seed, epochs=epochs)
