@@ -7,12 +7,15 @@ import keras
 
 from keras_hoyer import masks
 from keras_hoyer.attach import remove_penalties
+from keras_hoyer.budgets import BudgetPruning
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.reports import count_nonzero
 from keras_hoyer.schedules import ROUNDING, Schedule
 from keras_hoyer.units import find_units
 from keras_hoyer.weights import LayerSelection, find_kernels, refresh_compiled
+
+__all__ = ["BudgetPruning", "Pruning"]
 
 
 class Pruning(keras.callbacks.Callback):

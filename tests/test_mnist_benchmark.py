@@ -1,0 +1,105 @@
+import dataclasses
+import json
+import sys
+from pathlib import Path
+
+import keras
+import numpy as np
+import pytest
+
+FOLDER = Path(__file__).parent.parent / "benchmarks"
+
+
+@pytest.fixture
+def mnist(monkeypatch):
+    monkeypatch.syspath_prepend(str(FOLDER))
+    import mnist
+
+    yield mnist
+    sys.modules.pop("mnist")
+
+
+@pytest.mark.parametrize(
+    ("net", "widths", "expected"),
+    [
+        ("300-100", [353, 45, 11], 16_490),
+        ("300-100", [784, 300, 100], 266_200),
+        ("lenet-5", [5, 12, 139, 13], 169_937),
+        ("lenet-5", [20, 50, 800, 500], 2_293_000),
+    ],
+)
+def test_flops_are_those_of_the_published_tables(mnist, net, widths, expected):
+    assert mnist.flops(net, widths) == expected
+
+
+@pytest.mark.parametrize("net", ["300-100", "lenet-5"])
+def test_nets_have_the_paper_s_size_and_drop_nothing_after_dense_training(mnist, net):
+    plain, dropping = mnist.build_model(net), mnist.build_model(net, dropout=True)
+    assert sum(np.prod(kernel.shape) for kernel in mnist.kernels_of(plain)) == mnist.KERNELS[net]
+    shapes = [weight.shape for weight in dropping.trainable_weights]
+    assert shapes == [weight.shape for weight in plain.trainable_weights]
+    assert any(isinstance(layer, keras.layers.Dropout) for layer in dropping.layers)
+
+
+def test_images_shift_with_zeros_moving_in(mnist):
+    image = np.arange(1, 785, dtype="float32").reshape(1, 784)
+    down = mnist.shifted(image, 1, 0).reshape(28, 28)
+    right = mnist.shifted(image, 0, 1).reshape(28, 28)
+    whole = image.reshape(28, 28)
+    np.testing.assert_array_equal(down[1:], whole[:-1])
+    assert not down[0].any()
+    np.testing.assert_array_equal(right[:, 1:], whole[:, :-1])
+    assert not right[:, 0].any()
+
+
+@pytest.mark.parametrize("net", ["300-100", "lenet-5"])
+def test_a_unit_goes_with_its_inputs_in_the_next_kernel(mnist, net):
+    keras.utils.set_random_seed(0)
+    model = mnist.build_model(net)
+    before = [weight.shape for weight in model.weights]
+    first = mnist.kernels_of(model)[-2]
+    values = keras.ops.convert_to_numpy(first).copy()
+    values[..., 3:] *= 1e-4
+    first.assign(values)
+    mnist.zero_units(model, 0.1)
+    *_, last = mnist.kernels_of(model)
+    assert [weight.shape for weight in model.weights] == before
+    assert mnist.live_widths(model)[-1] == 3
+    assert np.flatnonzero(keras.ops.convert_to_numpy(last).any(1)).tolist() == [0, 1, 2]
+
+
+def test_a_filter_goes_with_all_its_pixels_after_flattening(mnist):
+    keras.utils.set_random_seed(0)
+    model = mnist.build_model("lenet-5")
+    filters = mnist.kernels_of(model)[1]
+    values = keras.ops.convert_to_numpy(filters).copy()
+    values[..., 7] = 0
+    filters.assign(values)
+    mnist.zero_units(model, 1e-3)
+    assert mnist.live_widths(model) == [20, 49, 16 * 49, 500]
+
+
+def test_a_run_that_has_a_line_is_known_again(mnist, tmp_path):
+    run = mnist.Run("300-100", "ours", "gradual", penalty="HoyerSquare", factor=1e-4, amount=4630)
+    file = tmp_path / "results" / "mnist.jsonl"
+    assert mnist.done_before(file) == set()
+    mnist.append(file, {**dataclasses.asdict(run), "nonzero": 4630})
+    assert mnist.done_before(file) == {run}
+    assert dataclasses.replace(run, seed=1) not in mnist.done_before(file)
+    assert json.loads(file.read_text())["nonzero"] == 4630
+
+
+def test_the_protocols_hold_out_what_they_say(mnist, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x_train": rng.integers(0, 255, (60_000, 28, 28), "uint8"),
+        "y_train": rng.integers(0, 10, 60_000, "uint8"),
+        "x_test": rng.integers(0, 255, (100, 28, 28), "uint8"),
+        "y_test": rng.integers(0, 10, 100, "uint8"),
+    }
+    file = tmp_path / "mnist.npz"
+    np.savez(file, **arrays)
+    train, watch, test = mnist.load_data(file, "300-100", "ours")
+    assert (len(train[0]), len(watch[0]), len(test[0])) == (55_000, 5000, 100)
+    train, watch, _ = mnist.load_data(file, "300-100", "paper")
+    assert (len(train[0]), len(watch[0])) == (60_000, 100)
