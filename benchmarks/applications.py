@@ -4,8 +4,8 @@
 
 The weights are random, batch normalization statistics and biases too, so that nothing is zero that
 was not cut. The statistics follow those of the cut network on random images: without that, the
-outputs of a deep network hardly depend on its input, and any two of them agree. A channel's score is
-the root mean square of what produces it.
+outputs of a deep network hardly depend on its input, and any two of them agree. A channel's score
+is the root mean square of what produces it.
 """
 
 import argparse
