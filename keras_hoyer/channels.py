@@ -275,7 +275,7 @@ class ChannelGraph:
             )
         self.weights[id(variable)] = Weight(variable, axes, tuple(reads), state)
 
-    def read(  # noqa: PLR0917  (the fields of `Read`)
+    def read(
         self,
         axis: Axis | None,
         used: np.ndarray | None = None,

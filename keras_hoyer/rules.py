@@ -446,7 +446,7 @@ def _freeze_masked(graph: ChannelGraph, heads: Axis, mask: Any) -> None:
 
 
 @_rule(layers.MultiHeadAttention)
-def _multi_head_attention(  # noqa: PLR0917  (called as the layer is)
+def _multi_head_attention(
     graph: ChannelGraph,
     layer: Any,
     query: Tensor,
@@ -503,7 +503,7 @@ def _multi_head_attention(  # noqa: PLR0917  (called as the layer is)
 
 
 @_rule(layers.GroupQueryAttention)
-def _grouped_query_attention(  # noqa: PLR0917  (called as the layer is)
+def _grouped_query_attention(
     graph: ChannelGraph,
     layer: Any,
     query: Tensor,
@@ -1148,7 +1148,7 @@ def _contracted(
 
 
 @_rule(nn_ops.DotProductAttention)
-def _dot_product_attention(  # noqa: PLR0917  (called as the operation is)
+def _dot_product_attention(
     graph: ChannelGraph,
     operation: Any,
     query: Tensor,
