@@ -1,81 +1,81 @@
 """Time and memory of pruning a model of 100M weights with a global target.
 
-Run as `python benchmarks/prune_large.py`; the backend is Keras' own choice (`KERAS_BACKEND`).
+Each case runs in its own process. Needs Linux, whose kernel counts the memory. Writes
+`benchmarks/results/prune_large_BACKEND.json`; choose the backend with `KERAS_BACKEND`.
 """
 
 import argparse
 import json
+import subprocess
+import sys
 import time
 from pathlib import Path
 
+import keras
 import numpy as np
 from machine import describe_machine
 
+import keras_hoyer as kh
 
-def memory_bytes(field: str) -> int:
-    """Resident size of this process: `"VmRSS"` now, `"VmHWM"` the largest since it was reset."""
+SEED = 0
+# Layers, their width, pattern, target.
+CASES = {
+    "six kernels": (6, 4096, kh.patterns.Unstructured(), 0.9),
+    "one kernel": (1, 10_016, kh.patterns.Unstructured(), 0.9),
+    "blocks of 4 x 1": (6, 4096, kh.patterns.Block((4, 1)), 0.9),
+    "2 of 4": (6, 4096, kh.patterns.NByM(2, 4), 0.5),
+}
+
+
+def memory(field: str) -> int:
+    """Resident bytes of this process: `"VmRSS"` now, `"VmHWM"` the most since it was reset."""
     for line in Path("/proc/self/status").read_text().splitlines():
         if line.startswith(f"{field}:"):
             return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}; this benchmark needs Linux")
+    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
-def measure(layers: int, width: int, pattern: str, sparsity: float, seed: int) -> dict:
-    """Builds the model, prunes it, and returns what that took."""
-    import keras
-
-    import keras_hoyer as kh
-
-    keras.utils.set_random_seed(seed)
-    patterns = {
-        "unstructured": kh.patterns.Unstructured(),
-        "block": kh.patterns.Block((4, 1)),
-        "nbym": kh.patterns.NByM(2, 4),
-    }
+def measure(name: str) -> dict[str, object]:
+    """Builds the case's model, prunes it, and returns what that took."""
+    layers, width, pattern, target = CASES[name]
     stack = [keras.layers.Dense(width, use_bias=False) for _ in range(layers)]
     model = keras.Sequential([keras.Input((width,)), *stack])
-    generator = np.random.default_rng(seed)
+    random = np.random.default_rng(SEED)
     for layer in stack:
-        layer.set_weights([generator.standard_normal((width, width), "float32")])
-    model_bytes = sum(4 * layer.count_params() for layer in stack)
-    before = memory_bytes("VmRSS")
-    # The peak must be the pruning's, not the building's.
-    Path("/proc/self/clear_refs").write_text("5")
-    started = time.perf_counter()
-    report = kh.prune(model, kh.criteria.TargetSparsity(sparsity), patterns[pattern])
-    seconds = time.perf_counter() - started
+        layer.set_weights([random.standard_normal((width, width), "float32")])
+    size = 4 * model.count_params()
+    Path("/proc/self/clear_refs").write_text("5")  # resets the most
+    before = memory("VmRSS")
+    start = time.perf_counter()
+    report = kh.prune(model, kh.criteria.TargetSparsity(target), pattern)
+    seconds = time.perf_counter() - start
     return {
         "weights": report.total,
-        "layers": layers,
-        "pattern": pattern,
-        "target": sparsity,
+        "target": target,
         "sparsity": report.sparsity,
         "seconds": round(seconds, 2),
-        "model_bytes": model_bytes,
-        "extra_over_model": round((memory_bytes("VmHWM") - before) / model_bytes, 2),
+        "extra_memory_over_model": round((memory("VmHWM") - before) / size, 2),
     }
 
 
 def main() -> None:
-    """Prints the result and stores it as JSON."""
+    """Measures each case, prints and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--layers", type=int, default=6)
-    parser.add_argument("--width", type=int, default=4096)
-    parser.add_argument(
-        "--pattern", choices=("unstructured", "block", "nbym"), nargs="+", default=["unstructured"]
-    )
-    parser.add_argument("--sparsity", type=float, default=0.9)
-    parser.add_argument("--seed", type=int, default=0)
-    arguments = parser.parse_args()
-    print(
-        measure(
-            arguments.layers,
-            arguments.width,
-            arguments.pattern[0],
-            arguments.sparsity,
-            arguments.seed,
-        )
-    )
+    parser.add_argument("--case", choices=CASES, help=argparse.SUPPRESS)
+    case = parser.parse_args().case
+    if case:
+        print(json.dumps(measure(case)))
+        return
+    results = {}
+    for name in CASES:
+        command = [sys.executable, __file__, "--case", name]
+        output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
+        results[name] = json.loads(output.splitlines()[-1])
+        print(keras.backend.backend(), name, results[name])
+    path = Path(__file__).parent / "results" / f"prune_large_{keras.backend.backend()}.json"
+    path.parent.mkdir(exist_ok=True)
+    result = {"seed": SEED, "results": results, "machine": describe_machine()}
+    path.write_text(json.dumps(result, indent=2) + "\n")
 
 
 if __name__ == "__main__":

@@ -406,7 +406,7 @@ def test_refuses_bad_arguments_before_training():
         kh.callbacks.Pruning(HALF, 60)
     with pytest.raises(ValueError, match="argument `pattern`"):
         kh.callbacks.Pruning(HALF, once, pattern="block")
-    with pytest.raises(ValueError, match="cuts at most 0.25"):
+    with pytest.raises(ValueError, match=r"cuts at most 0.25"):
         kh.callbacks.Pruning(HALF, once, kh.patterns.NByM(3, 4))
 
 

@@ -114,7 +114,7 @@ def test_thresholds_rise_with_the_schedule_and_what_is_zero_goes_first(criterion
 @pytest.mark.parametrize("value", [0, -1, math.nan, math.inf, "0.1", None, True, [0.1]])
 @pytest.mark.parametrize("criterion", [Threshold, StdThreshold, HoyerThreshold])
 def test_thresholds_refuse_what_is_not_positive(criterion, value):
-    with pytest.raises(ValueError, match="Invalid value for argument `(value|ratio)`"):
+    with pytest.raises(ValueError, match=r"Invalid value for argument `(value|ratio)`"):
         criterion(value)
 
 
@@ -125,5 +125,5 @@ def test_target_refuses_what_is_no_share(sparsity):
 
 
 def test_target_refuses_an_unknown_scope():
-    with pytest.raises(ValueError, match='"global" or "layer". Received: scope=\'block\''):
+    with pytest.raises(ValueError, match=r'"global" or "layer". Received: scope=\'block\''):
         TargetSparsity(0.5, scope="block")

@@ -68,7 +68,7 @@ def test_progress_never_falls(begin, end, power, frequency):
     assume(end > begin)
     schedule = Polynomial(begin, end, power, frequency)
     way = [schedule.progress(t) for t in np.linspace(0, 25, 301)]
-    assert way == sorted(way) and 0 <= way[0] and way[-1] == 1
+    assert way == sorted(way) and way[0] >= 0 and way[-1] == 1
 
 
 def test_training_that_goes_on_late_makes_up_with_one_update():
@@ -96,7 +96,7 @@ def test_says_whether_it_needs_to_look_within_epochs(schedule, within):
 
 @pytest.mark.parametrize("epoch", [-1, math.nan, math.inf, "3", None, True])
 def test_refuses_what_is_no_epoch(epoch):
-    with pytest.raises(ValueError, match="`epoch`. Expected a number of epochs, 0 or more"):
+    with pytest.raises(ValueError, match=r"`epoch`. Expected a number of epochs, 0 or more"):
         OneShot(epoch)
     with pytest.raises(ValueError, match="argument `begin`"):
         Polynomial(epoch, 10)
