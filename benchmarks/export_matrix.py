@@ -3,8 +3,8 @@
 Each cell is either a file, which is then run on inputs that the export has not checked it on, or
 an error with its reason. A file counts as wrong if its error is above the tolerance, or above three
 times that of the dense file in the same quantization (and above the noise), or if it is larger
-than that dense file. The inputs are among those that int8 is calibrated with: on others, activations
-that it cuts off would count as errors of the file. Writes JSON.
+than that dense file. The inputs are among those that int8 is calibrated with: on others, what it
+cuts off would count as an error of the file. Writes JSON.
 
     python benchmarks/export_matrix.py --out out/export_matrix.json [--nets mlp ...]
 """

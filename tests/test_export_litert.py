@@ -389,7 +389,7 @@ def test_a_model_pruned_by_keras_hoyer_with_all_attached(tmp_path):
     kh.prune(model, kh.criteria.TargetSparsity(0.9), pattern=kh.patterns.Block((4, 1)))
     result = export(model, tmp_path / "m.tflite")
     assert result.max_error < 1e-5
-    assert min(t.sparsity for t in result.tensors) > 0.5
+    assert max(t.sparsity for t in result.tensors) > 0.9
     assert "block (4,)" in {t.storage for t in result.tensors}
     other = mlp(64, 10, inputs=96)
     load_sparse_weights(other, export(model, tmp_path / "w.npz").path)
