@@ -2,8 +2,9 @@
 
 from keras_hoyer import callbacks, criteria, measures, patterns, schedules
 from keras_hoyer.attach import regularize, strip
-from keras_hoyer.exporters import export, load_sparse_weights
+from keras_hoyer.exporters import ExportError, check_sparse_inference, export, load_sparse_weights
 from keras_hoyer.flops import count_flops
+from keras_hoyer.graph import register_rule
 from keras_hoyer.masks import prune
 from keras_hoyer.regularizers import (
     GroupHoyer,
@@ -19,6 +20,7 @@ from keras_hoyer.surgery import shrink
 __version__ = "0.1.0"
 
 __all__ = [
+    "ExportError",
     "GroupHoyer",
     "GroupHoyerSquare",
     "GroupLasso",
@@ -26,6 +28,7 @@ __all__ = [
     "HoyerSquare",
     "TransformedL1",
     "callbacks",
+    "check_sparse_inference",
     "count_flops",
     "criteria",
     "export",
@@ -33,6 +36,7 @@ __all__ = [
     "measures",
     "patterns",
     "prune",
+    "register_rule",
     "regularize",
     "report",
     "schedules",

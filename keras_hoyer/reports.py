@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_hoyer import measures
+from keras_hoyer.flops import kernel_uses
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels
 
 
@@ -23,6 +24,10 @@ class KernelReport:
         effective: Effective number of nonzero weights, see `measures.effective_count`.
         channels: Number of output channels.
         zero_channels: Number of output channels whose weights are all zero.
+        flops: Multiply-adds with the kernel for one example; `None` if the model's graph cannot
+            be seen.
+        flops_left: Those without the input and output channels whose weights are all zero, which
+            are what `shrink` can save.
     """
 
     name: str
@@ -34,6 +39,8 @@ class KernelReport:
     effective: float
     channels: int
     zero_channels: int
+    flops: int | None
+    flops_left: int | None
 
 
 @dataclass(frozen=True)
@@ -45,12 +52,19 @@ class Report:
         nonzero: Number of weights that are not zero.
         sparsity: Share of the weights that is zero.
         layers: A `KernelReport` for each kernel.
+        parameters: Number of all parameters of the model, whatever layers were asked for.
+        flops: Multiply-adds with the kernels for one example; `None` if the model's graph cannot
+            be seen.
+        flops_left: Those without the channels whose weights are all zero.
     """
 
     total: int
     nonzero: int
     sparsity: float
     layers: tuple[KernelReport, ...]
+    parameters: int
+    flops: int | None
+    flops_left: int | None
 
     def to_dict(self) -> dict:
         """Returns the report as a dictionary of JSON values."""
@@ -58,7 +72,7 @@ class Report:
 
     def __str__(self) -> str:
         header = ("kernel", "shape", "weights", "nonzero", "sparsity", "Hoyer", "effective")
-        rows = [(*header, "zero channels")]
+        rows = [(*header, "zero channels", "multiply-adds", "left")]
         rows += [
             (
                 layer.name,
@@ -69,11 +83,12 @@ class Report:
                 f"{layer.hoyer:.3f}",
                 f"{layer.effective:,.0f}",
                 f"{layer.zero_channels:,} of {layer.channels:,}",
+                *_flops_cells(layer.flops, layer.flops_left),
             )
             for layer in self.layers
         ]
         total = ("total", "", f"{self.total:,}", f"{self.nonzero:,}", f"{self.sparsity:.2%}")
-        rows.append((*total, "", "", ""))
+        rows.append((*total, "", "", "", *_flops_cells(self.flops, self.flops_left)))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(
@@ -105,17 +120,30 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")])
     >>> model.set_weights([np.array([[1, 0], [2, 0], [0, 0]]), np.zeros(2)])
     >>> print(report(model))
-    kernel      shape  weights  nonzero  sparsity  Hoyer  effective  zero channels
-    ------------------------------------------------------------------------------
-    out/kernel  3 x 2        6        2    66.67%  0.764          2         1 of 2
-    ------------------------------------------------------------------------------
-    total                    6        2    66.67%
+    kernel      shape  ...  sparsity  Hoyer  effective  zero channels  multiply-adds  left
+    --------------------...
+    out/kernel  3 x 2  ...    66.67%  0.764          2         1 of 2              6     2
+    --------------------...
+    total              ...    66.67%                                               6     2
     """
-    kernels = tuple(_describe(kernel) for kernel in find_kernels(model, layers))
+    try:
+        uses = kernel_uses(model)
+    except ValueError:
+        # A subclassed model whose graph cannot be seen: all else can still be said.
+        uses = None
+    kernels = tuple(_describe(kernel, uses) for kernel in find_kernels(model, layers))
     total = sum(kernel.total for kernel in kernels)
     nonzero = sum(kernel.nonzero for kernel in kernels)
     sparsity = (total - nonzero) / total if total else 0.0
-    return Report(total, nonzero, sparsity, kernels)
+    return Report(
+        total,
+        nonzero,
+        sparsity,
+        kernels,
+        parameters=model.count_params(),
+        flops=None if uses is None else sum(kernel.flops for kernel in kernels),
+        flops_left=None if uses is None else sum(kernel.flops_left for kernel in kernels),
+    )
 
 
 def count_nonzero(kernel: Weight) -> int:
@@ -123,7 +151,7 @@ def count_nonzero(kernel: Weight) -> int:
     return int(np.count_nonzero(kernel.read()))
 
 
-def _describe(kernel: Weight) -> KernelReport:
+def _describe(kernel: Weight, uses: dict[int, int] | None) -> KernelReport:
     weights = kernel.read()
     if not np.isfinite(weights).all():
         raise ValueError(
@@ -144,4 +172,23 @@ def _describe(kernel: Weight) -> KernelReport:
         effective=measures.effective_count(weights),
         channels=alive.size,
         zero_channels=int(alive.size - np.count_nonzero(alive)),
+        flops=None if uses is None else weights.size * uses.get(id(kernel.variable), 0),
+        flops_left=(
+            None
+            if uses is None
+            else _size_alive(kernel, weights) * uses.get(id(kernel.variable), 0)
+        ),
     )
+
+
+def _size_alive(kernel: Weight, weights: np.ndarray) -> int:
+    """Number of weights in the rows and columns of channels that are not wholly zero."""
+    shape = list(weights.shape)
+    for axis in (*kernel.output_axes, *kernel.input_axes):
+        others = tuple(i for i in range(weights.ndim) if i != axis)
+        shape[axis] = np.count_nonzero(np.any(weights != 0, axis=others))
+    return int(np.prod(shape))
+
+
+def _flops_cells(flops: int | None, left: int | None) -> tuple[str, str]:
+    return ("?", "?") if flops is None else (f"{flops:,}", f"{left:,}")

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_hoyer.criteria import UnitScores
-from keras_hoyer.flops import count_flops
+from keras_hoyer.flops import kernel_uses
 from keras_hoyer.graph import Group, Slice, channel_groups
 from keras_hoyer.patterns import Channel, KernelPattern, Pattern
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights
@@ -138,7 +138,7 @@ def find_units(model: keras.Model, pattern: Pattern, layers: LayerSelection = No
 class FlopsLeft:
     """Share of a model's multiply-adds that is left when channels go.
 
-    Layers with several kernels, such as attention, count by the share of their weights.
+    Products of tensors with each other, as in attention, are left out of the account.
 
     Args:
         model: A built Keras model.
@@ -147,15 +147,12 @@ class FlopsLeft:
 
     def __init__(self, model: keras.Model, units: Sequence[ChannelUnits]) -> None:
         self._units = units
-        counts = count_flops(model)
-        self._kernels = find_kernels(model, lambda layer: True)
-        self._layers = [_counted_layer(kernel, counts) for kernel in self._kernels]
-        sizes = dict.fromkeys(counts, 0)
-        for kernel, layer in zip(self._kernels, self._layers, strict=True):
-            if layer is not None:
-                sizes[layer] += math.prod(kernel.shape)
-        self._per_weight = {name: counts[name] / size for name, size in sizes.items() if size}
-        self._total = sum(counts[name] for name in self._per_weight)
+        uses = kernel_uses(model)
+        self._flops = {
+            kernel: uses.get(id(kernel.variable), 0) * math.prod(kernel.shape)
+            for kernel in find_kernels(model, lambda layer: True)
+        }
+        self._total = sum(self._flops.values())
 
     def __call__(self, keep: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> float:
         """Share that is left after these channels, and those that must stay with them."""
@@ -164,20 +161,11 @@ class FlopsLeft:
             for variable, axis, share in units.kept_on(units.restrict(kept, values)):
                 cut[variable, axis] = cut.get((variable, axis), 0.0) + share
         left = 0.0
-        for kernel, layer in zip(self._kernels, self._layers, strict=True):
-            if layer in self._per_weight:
-                shares = (
-                    1 - cut.get((id(kernel.variable), axis), 0.0)
-                    for axis in range(len(kernel.shape))
-                )
-                left += self._per_weight[layer] * math.prod(kernel.shape) * math.prod(shares)
+        for kernel, flops in self._flops.items():
+            axes = range(len(kernel.shape))
+            shares = (1 - cut.get((id(kernel.variable), axis), 0.0) for axis in axes)
+            left += flops * math.prod(shares)
         return left / self._total if self._total else 1.0
-
-
-def _counted_layer(kernel: Weight, counts: dict[str, int]) -> str | None:
-    names = kernel.ancestors[1:]
-    paths = ("/".join(names[:length]) for length in range(len(names), 0, -1))
-    return next((path for path in paths if path in counts), None)
 
 
 def _check_fit(kernels: Sequence[Weight], pattern: KernelPattern) -> None:

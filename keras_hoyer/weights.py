@@ -85,6 +85,17 @@ class Weight:
         )
         return (rank - 2,) if isinstance(owner, transposed) else (rank - 1,)
 
+    @property
+    def input_axes(self) -> tuple[int, ...]:
+        """Axes of the kernel that number input channels; none for depthwise kernels."""
+        owner, prefix = self.carriers[-1]
+        rank = len(self.shape)
+        if prefix in ("depthwise", "embeddings") or rank < 2:
+            return ()
+        if isinstance(owner, keras.layers.EinsumDense):
+            return tuple(axis for axis in range(rank) if axis not in self.output_axes)
+        return tuple(axis for axis in (rank - 2, rank - 1) if axis not in self.output_axes)
+
     def read(self) -> np.ndarray:
         """Copies the values; in pieces, since Keras' conversion makes several copies at a time."""
         values = np.empty(self.shape, keras.ops.convert_to_numpy(self.variable[:1]).dtype)

@@ -72,7 +72,7 @@ def test_the_dictionary_is_json():
 def test_the_table_has_a_line_for_each_kernel_and_the_total():
     report = kh.report(model_of()[0], layers=["conv"])
     lines = str(report).splitlines()
-    assert [line.split()[0] for line in lines if "-" not in line] == [
+    assert [line.split()[0] for line in lines if "--" not in line] == [
         "kernel",
         "conv/kernel",
         "total",
@@ -92,3 +92,42 @@ def test_a_kernel_that_is_not_finite_is_named():
     model.get_layer("conv").kernel.assign(np.where(conv == 0, np.nan, conv))
     with pytest.raises(ValueError, match="Kernel 'conv/kernel' holds NaN"):
         kh.report(model)
+
+
+def test_multiply_adds_are_those_of_the_model_and_of_what_shrink_leaves():
+    model, _ = model_of()
+    report = kh.report(model)
+    assert report.flops == sum(kh.count_flops(model).values()) == 16 * 72 + 64 * 5
+    # Two of the four filters are zero; the dense layer's kernel has no zero.
+    assert [layer.flops_left for layer in report.layers] == [16 * 36, 64 * 5]
+    assert report.parameters == model.count_params()
+
+
+def test_multiply_adds_left_are_those_of_the_shrunk_model():
+    model = keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Conv2D(12, 3), layers.Conv2D(6, 3), layers.Flatten()]
+    )
+    model.add(layers.Dense(4))
+    kh.prune(model, kh.criteria.TargetFlops(0.5), kh.patterns.Channel())
+    report = kh.report(model)
+    assert kh.report(kh.shrink(model)).flops <= report.flops / 2
+    assert report.flops_left == kh.report(kh.shrink(model)).flops
+
+
+def test_a_model_whose_graph_cannot_be_seen_is_reported_without_multiply_adds():
+    class Unseen(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.dense = layers.Dense(2)
+
+        def call(self, x):
+            if isinstance(x, keras.KerasTensor):
+                raise TypeError("only numbers")
+            return self.dense(x)
+
+    model = Unseen()
+    model(np.ones((1, 3), "float32"))
+    report = kh.report(model)
+    assert report.total == 6
+    assert report.flops is None
+    assert "?" in str(report)
