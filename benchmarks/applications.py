@@ -62,7 +62,7 @@ def randomize_statistics(model: keras.Model, inputs: np.ndarray, rng: np.random.
 
 
 def cut(model: keras.Model, fraction: float, rng: np.random.Generator) -> tuple[int, int]:
-    """Zeroes what produces the channels of the lowest scores; returns how many, and of how many."""
+    """Zeroes what makes and reads the channels of lowest scores; returns how many, of how many."""
     groups = channel_groups(model)
     values, variables, scores = {}, {}, []
     for group in groups:
@@ -83,7 +83,12 @@ def cut(model: keras.Model, fraction: float, rng: np.random.Generator) -> tuple[
         dead = score < threshold
         dead[score.argmax()] = False
         number += int(dead.sum())
-        for piece in group.producing:
+        # The kernels that read them too, as `patterns.Channel` does: behind a normalization without
+        # a scale, a channel without a kernel is a constant, not zero.
+        for piece in (*group.producing, *group.consuming):
+            variables[id(piece.variable)] = piece.variable
+            if id(piece.variable) not in values:
+                values[id(piece.variable)] = np.array(ops.convert_to_numpy(piece.variable))
             along = np.moveaxis(values[id(piece.variable)], piece.axis, 0)
             along[piece.indices[dead].reshape(-1)] = 0
     for key, variable in variables.items():
@@ -98,7 +103,8 @@ def measure(name: str, build: Callable, fraction: float, seed: int) -> dict:
     model = build(weights=None, classifier_activation=None)
     randomize(model, rng)
     number, channels = cut(model, fraction, rng)
-    inputs = rng.uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
+    shape = [n or 224 for n in model.input_shape[1:]]
+    inputs = rng.uniform(0, 255, (2, *shape)).astype("float32")
     randomize_statistics(model, inputs, rng)
     start = time.perf_counter()
     small = shrink(model)
