@@ -218,7 +218,7 @@ class Pipeline:
         run = self.run
         criteria, one_shot = kh.criteria, kh.schedules.OneShot(0)
         if run.method == "budget":
-            cut = kh.callbacks.BudgetPruning(run.amount, baseline=self.dense_last)
+            cut = kh.callbacks.BudgetPruning(run.amount, begin=5)
             self.cut_epochs = len(self.fit(run.epochs[2], 1e-3, decay=False, callbacks=[cut]).epoch)
             return self.fit(run.epochs[3], 1e-3, decay=True).history["val_accuracy"]
         if run.method == "gradual":
@@ -245,7 +245,7 @@ class Pipeline:
         run = self.run
         start = time.time()
         best = dense_best = self.dense()
-        self.dense_last = self.accuracy(self.watch)
+        dense_last = self.accuracy(self.watch)
         if run.method != "dense":
             labels = self.train
             if run.teacher == "dense":
@@ -270,7 +270,7 @@ class Pipeline:
             return {**line, "dense_best_test": dense_best, "best_test": best}
         return {
             **line,
-            "dense_validation": self.dense_last,
+            "dense_validation": dense_last,
             "validation": self.accuracy(self.watch),
             "train": self.accuracy(self.train),
             "test": self.accuracy(self.test),
