@@ -54,14 +54,16 @@ def by_setting(runs: list[dict]) -> list[list[dict]]:
 
 
 def spread(values: list[float], scale: float = 1, digits: int = 2) -> str:
-    """Mean and standard deviation over seeds; a single value as it is."""
+    """Mean and standard deviation over seeds; values that are all the same as one."""
     values = [value * scale for value in values]
     mean = f"{np.mean(values):,.{digits}f}"
-    return mean if len(values) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
+    return mean if len(set(values)) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
 def table(header: list[str], rows: list[list[str]]) -> list[str]:
     """A Markdown table."""
+    if not rows:
+        return ["Not measured yet.", ""]
     lines = [header, ["---"] * len(header), *rows]
     return ["| " + " | ".join(map(str, line)) + " |" for line in lines] + [""]
 
@@ -237,7 +239,7 @@ def automatic_table(runs: list[dict]) -> list[str]:
         )
     header = ["net", "seed", "factor", "budget", "nonzero", "val / test, %", "epochs"]
     header += ["sweep runs", "its sparsest at that validation", "val / test, %", "epochs"]
-    return table(header, rows) if rows else ["Not measured yet.", ""]
+    return table(header, rows)
 
 
 def epochs_of(runs: list[dict]) -> int:

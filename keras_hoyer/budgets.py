@@ -32,8 +32,10 @@ class BudgetPruning(keras.callbacks.Callback):
     Args:
         budget: Float, 0 or more: how much worse than `baseline` the metric may be, in its own unit.
             0.002 of an accuracy is 0.2 points.
-        baseline: Float: the metric of the model to compare with, usually the dense one's. Defaults
-            to `None`: the best value before the first cut.
+        baseline: Float: value of the metric to compare with. Defaults to `None`: the best value
+            before the first cut, which measures what the cuts cost. A dense model's value asks for
+            more: penalties, and a learning rate that has not decayed yet, cost accuracy as well,
+            and only fine-tuning gives that back.
         monitor: Name of the metric in the epoch logs. Defaults to `"val_accuracy"`. Choose one of
             validation data: what is measured on training data says little of what cuts cost. A
             loss counts the penalties in.
