@@ -29,7 +29,7 @@ PACKAGES = {
 }
 
 
-def export(  # noqa: PLR0917
+def export(
     model: keras.Model,
     filepath: str | os.PathLike,
     format: str | None = None,
@@ -155,7 +155,7 @@ def _format_of(path: Path, format: str | None) -> str:
     return format or ending
 
 
-def _check_options(  # noqa: PLR0917
+def _check_options(
     format: str,
     quantize: str | None,
     representative_data: Any,

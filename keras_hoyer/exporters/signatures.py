@@ -146,8 +146,8 @@ def _identifiers(names: list[str]) -> list[str]:
     """Names that every file format accepts, each once."""
     result: list[str] = []
     for name in names:
-        name = re.sub(r"\W", "_", name)  # noqa: PLW2901
-        name = name if name[:1].isalpha() else f"x_{name}"  # noqa: PLW2901
+        name = re.sub(r"\W", "_", name)
+        name = name if name[:1].isalpha() else f"x_{name}"
         unique, count = name, 1
         while unique in result:
             unique, count = f"{name}_{count}", count + 1
@@ -317,7 +317,7 @@ def outputs_of(
             for arrays in calls:
                 tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
                 names, outputs = signature.call(model, tensors)
-                arrays = [keras.ops.convert_to_numpy(o) for o in outputs]  # noqa: PLW2901
+                arrays = [keras.ops.convert_to_numpy(o) for o in outputs]
                 results.append(dict(zip(names, arrays, strict=True)))
     except Exception as error:
         raise ExportError(
