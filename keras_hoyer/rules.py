@@ -460,6 +460,9 @@ def _multi_head_attention(
     heads = graph.channels(layer, "num_heads", layer._num_heads)
     query_width = graph.channels(layer, "key_dim", layer._key_dim)
     value_width = graph.channels(layer, "value_dim", layer._value_dim)
+    if keras.backend.backend() == "jax" and layer._key_dim == layer._value_dim:
+        # JAX's attention takes only values that are as wide as the keys.
+        graph.join(query_width, value_width)
     _freeze_masked(graph, heads, attention_mask)
     sources = [_rows(graph, x) for x in (query, key, value)]
     width = layer._output_dense._kernel.shape[-1]

@@ -108,8 +108,10 @@ def test_inputs_and_outputs_of_the_model_are_in_no_group():
 
 def test_what_a_layer_normalization_sees_is_in_no_group():
     sizes = [g.channels for g in channel_groups(vit())]
-    # Heads, widths of query and key, widths of the values and hidden units of two blocks.
-    assert sorted(sizes) == sorted([4, 4, 4, 48] * 2)
+    # Heads, widths of query and key, widths of the values and hidden units of two blocks; on JAX
+    # the widths have to stay equal.
+    widths = [4] if keras.backend.backend() == "jax" else [4, 4]
+    assert sorted(sizes) == sorted([4, *widths, 48] * 2)
 
 
 def test_layers_choose_the_groups():

@@ -201,6 +201,8 @@ ATTENTIONS = {
 @pytest.mark.parametrize("causal", [False, True])
 def test_heads_and_widths_of_attention_go(make, causal):
     layer = make()
+    if keras.backend.backend() == "jax" and getattr(layer, "_value_dim", 4) == 5:
+        pytest.skip("Keras on JAX takes only values that are as wide as the keys")
     check_shrinks(attention_net(lambda x: layer(x, x, use_causal_mask=causal)))
 
 
