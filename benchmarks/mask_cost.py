@@ -9,6 +9,7 @@ with `KERAS_BACKEND`.
 
 import argparse
 import json
+import os
 import time
 from pathlib import Path
 
@@ -76,6 +77,7 @@ def main() -> None:
         "masked_epoch_s": round(float(np.median(masked[:, 0])), 4),
         "ratio": round(float(np.median(ratios[:, 0])), 3),
         "ratio_quartiles": [round(float(q), 3) for q in np.percentile(ratios[:, 0], [25, 75])],
+        "load_average": round(os.getloadavg()[0], 1),
         "ratio_cpu": round(float(np.median(ratios[:, 1])), 3),
     }
     print(
