@@ -18,7 +18,7 @@ demo: $(VENV)/examples.done
 test: $(VENV)/$(KERAS_BACKEND).done
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest -n auto
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
