@@ -4,9 +4,9 @@
 PYTHON ?= python3
 VENV ?= .venv
 KERAS_BACKEND ?= tensorflow
-EXTRAS_tensorflow = test
-EXTRAS_jax = test,jax
-EXTRAS_torch = test,torch
+EXTRAS ?= test,onnx,safetensors,scipy
+EXTRAS_jax = ,jax
+EXTRAS_torch = ,torch
 export KERAS_BACKEND
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
@@ -29,7 +29,7 @@ $(VENV)/examples.done: setup.cfg $(VENV)/bin/python
 	touch $@
 
 $(VENV)/%.done: setup.cfg $(VENV)/bin/python
-	$(VENV)/bin/python -m pip install --quiet --editable ".[$(EXTRAS_$*)]"
+	$(VENV)/bin/python -m pip install --quiet --editable ".[$(EXTRAS)$(EXTRAS_$*)]"
 	touch $@
 
 clean:
