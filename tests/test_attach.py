@@ -91,6 +91,8 @@ def test_train_on_batch_and_eager_steps_see_the_penalty():
         bare = model.train_on_batch(*batch(model))
         kh.regularize(model, kh.HoyerSquare(0.1))
         expected = penalty_of(model, kh.HoyerSquare(0.1))
+        # Older versions of Keras return the mean since the last reset.
+        model.reset_metrics()
         np.testing.assert_allclose(model.train_on_batch(*batch(model)) - bare, expected, rtol=1e-4)
 
 

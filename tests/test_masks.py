@@ -108,6 +108,8 @@ def multi_optimizer():
 
 @pytest.mark.parametrize("name", optimizers())
 def test_zeros_survive_every_optimizer_and_what_it_remembers(name):
+    if name == "muon" and BACKEND == "tensorflow" and keras.__version__ < "3.13":
+        pytest.skip("Keras' own Muon fails on TensorFlow before 3.13")
     model = dense_model()
     model.compile(optimizers()[name](), "mse")
     train(model)  # so that momentum points away from zero
