@@ -115,14 +115,12 @@ def test_data_that_does_not_fit_the_inputs(tmp_path, shapes, data, match):
         export(model_of(*shapes), tmp_path / "m.tflite", representative_data=data)
 
 
-class Second(keras.layers.Layer):
-    def call(self, inputs):
-        return inputs[1]
-
-
 def test_strings_as_inputs(tmp_path):
-    inputs = [keras.Input((1,), dtype="string", name="text"), keras.Input((3,))]
-    model = keras.Model(inputs, keras.layers.Dense(2)(Second()(inputs)))
+    if keras.__version__ < "3.14":
+        pytest.skip("Keras takes no input that leads nowhere before 3.14")
+    inputs = keras.Input((1,), dtype="string", name="text")
+    other = keras.Input((3,))
+    model = keras.Model([inputs, other], keras.layers.Dense(2)(other))
     with pytest.raises(ValueError, match=r"Expected numbers as inputs.*\['text'\]"):
         export(model, tmp_path / "m.tflite")
 
