@@ -40,7 +40,7 @@ class Penalty(keras.regularizers.Regularizer):
         ValueError: If `factor` is out of its range, NaN or not a number.
     """
 
-    def __init__(self, factor: float) -> None:
+    def __init__(self, factor: float = 1e-4) -> None:
         self.factor = _checked_number("factor", factor, 0, 1e30)
 
     def measure(self, x: Any) -> Any:
@@ -82,9 +82,6 @@ class Hoyer(Penalty):
     1.4
     """
 
-    def __init__(self, factor: float = 1e-4) -> None:
-        super().__init__(factor)
-
     def measure(self, x: Any) -> Any:
         """`L1 / L2`; 0 for a kernel that is all zero."""
         return _norm_ratio(x, power=1)
@@ -109,9 +106,6 @@ class HoyerSquare(Penalty):
     3.0
     >>> layer = keras.layers.Dense(10, kernel_regularizer=HoyerSquare(1e-4))
     """
-
-    def __init__(self, factor: float = 1e-4) -> None:
-        super().__init__(factor)
 
     def measure(self, x: Any) -> Any:
         """`L1**2 / L2**2`; 0 for a kernel that is all zero."""
@@ -181,7 +175,10 @@ class GroupPenalty(Penalty):
     """
 
     def __init__(
-        self, factor: float, axis: int | tuple[int, ...] = -1, pattern: Pattern | None = None
+        self,
+        factor: float = 1e-4,
+        axis: int | tuple[int, ...] = -1,
+        pattern: Pattern | None = None,
     ) -> None:
         super().__init__(factor)
         self.axis = _checked_axis(axis)
@@ -279,14 +276,6 @@ class GroupHoyer(GroupPenalty):
     1.0
     """
 
-    def __init__(
-        self,
-        factor: float = 1e-4,
-        axis: int | tuple[int, ...] = -1,
-        pattern: Pattern | None = None,
-    ) -> None:
-        super().__init__(factor, axis, pattern)
-
     def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
         """`sum(norms) / sqrt(sum(norms**2))`, and its gradient's slope and pull."""
         return _ratio(total, squares, power=1)
@@ -316,14 +305,6 @@ class GroupHoyerSquare(GroupPenalty):
     2.0
     """
 
-    def __init__(
-        self,
-        factor: float = 1e-4,
-        axis: int | tuple[int, ...] = -1,
-        pattern: Pattern | None = None,
-    ) -> None:
-        super().__init__(factor, axis, pattern)
-
     def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
         """`sum(norms)**2 / sum(norms**2)`, and its gradient's slope and pull."""
         return _ratio(total, squares, power=2)
@@ -350,14 +331,6 @@ class GroupLasso(GroupPenalty):
     >>> round(float(GroupLasso(1.0)(kernel)), 6)
     10.0
     """
-
-    def __init__(
-        self,
-        factor: float = 1e-4,
-        axis: int | tuple[int, ...] = -1,
-        pattern: Pattern | None = None,
-    ) -> None:
-        super().__init__(factor, axis, pattern)
 
     def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
         """`sum(norms)`, and its gradient's slope and pull."""
