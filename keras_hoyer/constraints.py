@@ -37,11 +37,13 @@ class KeepZeros(keras.constraints.Constraint):
     ) -> None:
         self.constraint = keras.constraints.get(constraint)
         self._masks = {}
+        self._bits = {}
         for name, mask in masks.items():
             self.set_mask(name, _unpack(mask) if isinstance(mask, Mapping) else mask)
 
     def set_mask(self, name: str, mask: np.ndarray) -> None:
         """Sets the mask of the weight `name`, a boolean array of the weight's shape."""
+        self._bits.pop(name, None)
         if name in self._masks:
             self._masks[name].assign(mask)
         else:
@@ -55,25 +57,24 @@ class KeepZeros(keras.constraints.Constraint):
         return None if mask is None else ops.convert_to_numpy(mask)
 
     def __call__(self, w: Any) -> Any:
-        """Returns the weight with its zeros restored."""
+        """Returns the weight with its zeros restored; on PyTorch a variable is changed in place."""
         name = self._name_of(w)
         if name is not None:
             self._restore_average(name, w)
         if self.constraint is not None:
             w = self.constraint(w)
-        return ops.convert_to_tensor(w) if name is None else self.apply_mask(name, w)
+        if name is None:
+            return ops.convert_to_tensor(w)
+        if keras.backend.backend() == "torch" and isinstance(w, keras.Variable):
+            return self._mask_in_place(name, w.value)
+        return self.apply_mask(name, w)
 
     def apply_mask(self, name: str, w: Any) -> Any:
-        """Returns a tensor of `w` with zeros where the mask of the weight `name` is false."""
-        w, mask = ops.convert_to_tensor(w), self._masks[name]
-        if tuple(w.shape) != tuple(mask.shape):
-            raise ValueError(
-                f"The mask of weight '{name}' has shape {tuple(mask.shape)}, the weight has shape "
-                f"{tuple(w.shape)}. A layer that is built anew in another size needs another "
-                "constraint: take the masks off with `strip` before its config is taken."
-            )
+        """Returns `w` as a tensor, with zeros where the mask of the weight `name` is false."""
+        w = ops.convert_to_tensor(w)
+        self._check_shape(name, w)
         # Not a product, which leaves -0.0 and turns infinity into NaN.
-        return ops.where(ops.convert_to_tensor(mask), w, 0.0)
+        return ops.where(ops.convert_to_tensor(self._masks[name]), w, 0.0)
 
     def get_config(self) -> dict:
         """Returns the masks, packed to bits and compressed, and the other constraint."""
@@ -81,6 +82,27 @@ class KeepZeros(keras.constraints.Constraint):
             "masks": {name: _pack(ops.convert_to_numpy(m)) for name, m in self._masks.items()},
             "constraint": keras.constraints.serialize(self.constraint),
         }
+
+    def _mask_in_place(self, name: str, w: Any) -> Any:
+        """Masks a PyTorch tensor by a bitwise "and": `where` takes five times as long there."""
+        import torch  # noqa: PLC0415  (only where it is the backend)
+
+        bits = self._bits.get(name)
+        if bits is None or (bits.shape, bits.itemsize) != (w.shape, w.itemsize):
+            self._check_shape(name, w)
+            dtype = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[w.itemsize]
+            bits = self._bits[name] = -self._masks[name].value.to(w.device, dtype)
+        w.detach().view(bits.dtype).bitwise_and_(bits.to(w.device))
+        return w
+
+    def _check_shape(self, name: str, w: Any) -> None:
+        shape = tuple(self._masks[name].shape)
+        if tuple(w.shape) != shape:
+            raise ValueError(
+                f"The mask of weight '{name}' has shape {shape}, the weight has shape "
+                f"{tuple(w.shape)}. A layer that is built anew in another size needs another "
+                "constraint: take the masks off with `strip` before its config is taken."
+            )
 
     def _restore_average(self, name: str, variable: Any) -> None:
         """Restores the zeros of the optimizer's moving average of the weight as well.

@@ -379,10 +379,8 @@ def _group_measure(
     @ops.custom_gradient
     def measure(x: Any) -> tuple[Any, Callable]:
         weights = ops.cast(x, dtype)
-        squares = ops.square(weights)
         value, parts = 0.0, []
-        for span in spans:
-            sums = ops.sum(squares, axis=span, keepdims=True)
+        for sums in _sums_of_squares(weights, spans):
             alive = sums > _TINY
             norms = ops.where(alive, ops.sqrt(sums), ops.zeros_like(sums))
             inverse = ops.where(alive, 1 / ops.where(alive, norms, 1.0), ops.zeros_like(sums))
@@ -406,6 +404,21 @@ def _group_measure(
         x = ops.reshape(ops.transpose(x, kept + span), (*(shape[axis] for axis in kept), -1))
         spans = [(len(kept),)]
     return measure(x)
+
+
+def _sums_of_squares(weights: Any, spans: list[tuple[int, ...]]) -> list[Any]:
+    """Sums of squares over each of the spans, with the summed axes kept."""
+    if keras.backend.backend() == "jax":
+        import jax  # noqa: PLC0415  (only where it is the backend)
+
+        # One after the other: XLA on CPU makes sums over rows and columns one loop, which is slow.
+        sums = []
+        for span in spans:
+            weights, sums = jax.lax.optimization_barrier((weights, sums))
+            sums.append(ops.sum(ops.square(weights), span, keepdims=True))
+        return sums
+    squares = ops.square(weights)
+    return [ops.sum(squares, span, keepdims=True) for span in spans]
 
 
 def _sums(weights: Any) -> tuple[Any, Any]:
