@@ -1,6 +1,7 @@
 """Cuts channels of every `keras.applications` network at random, shrinks it, and compares outputs.
 
-    python benchmarks/applications.py --output benchmarks/applications.json
+Writes `benchmarks/results/applications.json`, row by row, and skips the rows that it has: stop and
+start as you like. `--only NAME ...` chooses networks.
 
 The weights are random, batch normalization statistics and biases too, so that nothing is zero that
 was not cut. The statistics follow those of the cut network on random images: without that, the
@@ -13,13 +14,14 @@ import gc
 import inspect
 import json
 import os
-import platform
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import keras
 import numpy as np
 from keras import ops
+from machine import describe_machine
 
 from keras_hoyer.flops import count_flops
 from keras_hoyer.graph import channel_groups
@@ -97,11 +99,11 @@ def cut(model: keras.Model, fraction: float, rng: np.random.Generator) -> tuple[
     return number, len(ranked)
 
 
-def measure(name: str, build: Callable, fraction: float, seed: int) -> dict:
+def measure(name: str, build: Callable, fraction: float, seed: int, **options: object) -> dict:
     """Builds, cuts, shrinks and compares one network."""
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
-    model = build(weights=None, classifier_activation=None)
+    model = build(weights=None, classifier_activation=None, **options)
     randomize(model, rng)
     number, channels = cut(model, fraction, rng)
     shape = [n or 224 for n in model.input_shape[1:]]
@@ -130,46 +132,53 @@ def measure(name: str, build: Callable, fraction: float, seed: int) -> dict:
     }
 
 
+def measure_checked(name: str, build: Callable, fraction: float, seed: int) -> dict:
+    """The row of one network; with its error in float64 too if that in float32 is large."""
+    try:
+        row = measure(name, build, fraction, seed)
+        if row["error"] > 1e-4:
+            # A wrong model stays wrong, rounding errors do not. Small images, for the memory.
+            keras.config.set_dtype_policy("float64")
+            again = measure(name, build, fraction, seed, input_shape=(224, 224, 3))
+            row["error_float64"] = again["error"]
+    except Exception as error:
+        row = {"name": name, "fraction": fraction, "failure": repr(error)}
+    finally:
+        keras.config.set_dtype_policy("float32")
+        keras.backend.clear_session()
+        gc.collect()
+    return row
+
+
 def main() -> None:
     """Runs the sweep and writes its JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--output", default="benchmarks/applications.json")
+    parser.add_argument(
+        "--output", type=Path, default=Path(__file__).parent / "results" / "applications.json"
+    )
     parser.add_argument("--only", nargs="*", help="names of networks; default: all")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
-    results, failures = [], []
+    document = {"machine": describe_machine(), "seed": arguments.seed, "results": []}
+    if arguments.output.exists():
+        document["results"] = json.loads(arguments.output.read_text())["results"]
+    rows = document["results"]
+    known = {(row["name"], row["fraction"]) for row in rows}
     for name, build in architectures().items():
-        if arguments.only and name not in arguments.only:
-            continue
         for fraction in (0.3, 0.6):
-            try:
-                row = measure(name, build, fraction, arguments.seed)
-                if row["error"] > 1e-4:
-                    # A wrong model stays wrong, rounding errors do not.
-                    keras.config.set_dtype_policy("float64")
-                    again = measure(name, build, fraction, arguments.seed)
-                    row["error_float64"] = again["error"]
-                results.append(row)
-            except Exception as error:
-                row = {"name": name, "fraction": fraction, "error": repr(error)}
-                failures.append(row)
-            keras.config.set_dtype_policy("float32")
-            print(json.dumps(row), flush=True)
-            keras.backend.clear_session()
-            gc.collect()
-    document = {
-        "keras": keras.__version__,
-        "backend": keras.backend.backend(),
-        "python": platform.python_version(),
-        "seed": arguments.seed,
-        "results": results,
-        "failures": failures,
-    }
-    with open(f"{arguments.output}.part", "w") as file:
-        json.dump(document, file, indent=1)
-    os.replace(f"{arguments.output}.part", arguments.output)
-    worst = max((result["error"] for result in results), default=float("nan"))
-    print(f"{len(results)} shrunk, {len(failures)} failed, largest error {worst:.1e}")
+            chosen = not arguments.only or name in arguments.only
+            if not chosen or (name, fraction) in known:
+                continue
+            rows.append(measure_checked(name, build, fraction, arguments.seed))
+            print(json.dumps(rows[-1]), flush=True)
+            part = arguments.output.with_suffix(".part")
+            part.write_text(json.dumps(document, indent=1) + "\n")
+            os.replace(part, arguments.output)
+    errors = [row["error"] for row in rows if "failure" not in row]
+    print(
+        f"{len(errors)} shrunk, {len(rows) - len(errors)} failed, "
+        f"largest error {max(errors, default=float('nan')):.1e}"
+    )
 
 
 if __name__ == "__main__":

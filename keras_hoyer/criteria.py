@@ -191,11 +191,7 @@ class TargetSparsity(Criterion):
                 "Invalid value for argument `sparsity`. Expected a number in [0, 1). "
                 f"Received: sparsity={self.sparsity!r}"
             )
-        if self.scope not in ("global", "layer"):
-            raise ValueError(
-                'Invalid value for argument `scope`. Expected "global" or "layer". '
-                f"Received: scope={self.scope!r}"
-            )
+        _check_scope(self.scope)
 
     def check(self, pattern: Pattern) -> None:
         """Refuses an N:M pattern that leaves more weights than the target."""
@@ -225,9 +221,12 @@ class TargetFlops(Criterion):
 
     Args:
         fraction: Float in `(0, 1)`: share of the model's multiply-adds that is left.
+        scope: `"global"` ranks all channels together; `"layer"` takes the same share of each set
+            of coupled channels, which is the safer choice for a small share. Defaults to
+            `"global"`.
 
     Raises:
-        ValueError: If `fraction` is out of its range, or the pattern is not `Channel`; when
+        ValueError: If an argument is out of its range, or the pattern is not `Channel`; when
             cutting, if the target cannot be reached without emptying a layer.
 
     >>> import keras_hoyer as kh
@@ -241,8 +240,10 @@ class TargetFlops(Criterion):
     """
 
     fraction: float
+    scope: str = "global"
 
     def __post_init__(self) -> None:
+        _check_scope(self.scope)
         valid = isinstance(self.fraction, (int, float, np.number))
         if isinstance(self.fraction, bool) or not valid or not 0 < self.fraction < 1:
             raise ValueError(
@@ -264,7 +265,8 @@ class TargetFlops(Criterion):
         """Returns what stays when `progress` of the way to the target has been gone."""
         scores = [entry.relative for entry in units]
         target = 1 - (1 - self.fraction) * progress
-        order = np.argsort(np.concatenate(scores), kind="stable")
+        places = scores if self.scope == "global" else [_places(values) for values in scores]
+        order = np.argsort(np.concatenate(places), kind="stable")
         ends = np.cumsum([values.size for values in scores])[:-1]
 
         def without(count: int) -> list[np.ndarray]:
@@ -338,6 +340,21 @@ def _halves(values: np.ndarray) -> np.ndarray:
 def _pieces(array: np.ndarray) -> Iterator[np.ndarray]:
     # `bincount` and `flatnonzero` make 64-bit integers of what they are given.
     return (array[start : start + (1 << 20)] for start in range(0, len(array), 1 << 20))
+
+
+def _places(values: np.ndarray) -> np.ndarray:
+    """Place of each value in the order of all, from 0 for the smallest up to 1."""
+    places = np.empty(values.size)
+    places[np.argsort(values, kind="stable")] = np.arange(1, values.size + 1) / values.size
+    return places
+
+
+def _check_scope(scope: object) -> None:
+    if scope not in ("global", "layer"):
+        raise ValueError(
+            'Invalid value for argument `scope`. Expected "global" or "layer". '
+            f"Received: scope={scope!r}"
+        )
 
 
 def _check_positive(name: str, value: object) -> None:

@@ -57,8 +57,17 @@ def shrink(model: keras.Model) -> keras.Model:
     True
     """
     graph = ChannelGraph(model)
-    removed = _removable(graph)
-    return _Builder(graph, removed).build(model)
+    small = _Builder(graph, _removable(graph)).build(model)
+    # What is left may be tied less: a convolution of one group in place of two, for instance.
+    while small.count_params() < model.count_params():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # all has been said of the first model
+            graph = ChannelGraph(small)
+        removed = _removable(graph)
+        if not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
+            break
+        model, small = small, _Builder(graph, removed).build(small)
+    return small
 
 
 def _removable(graph: ChannelGraph) -> np.ndarray:

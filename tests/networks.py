@@ -10,11 +10,11 @@ def conv_block(x, filters, stride=1, activation="relu"):
     return layers.Activation(activation)(x) if activation else x
 
 
-def resnet20():
+def resnet20(blocks=3):
     x = inputs = keras.Input((16, 16, 3))
     x = conv_block(x, 8)
     for stage, filters in enumerate((8, 16, 32)):
-        for block in range(3):
+        for block in range(blocks):
             stride = 2 if stage and not block else 1
             y = conv_block(x, filters, stride)
             y = conv_block(y, filters, activation=None)
@@ -23,6 +23,10 @@ def resnet20():
             x = layers.ReLU()(layers.Add()([x, y]))
     x = layers.GlobalAveragePooling2D()(x)
     return keras.Model(inputs, layers.Dense(10)(x))
+
+
+def resnet56():
+    return resnet20(blocks=9)
 
 
 def padded_shortcuts():
@@ -196,6 +200,7 @@ def channels_first():
 
 NETWORKS = [
     resnet20,
+    resnet56,
     padded_shortcuts,
     unet,
     densenet,

@@ -99,6 +99,7 @@ def test_the_lowest_scores_go_first(score):
         kh.criteria.HoyerThreshold(1.0),
         kh.criteria.TargetSparsity(0.5, scope="layer"),
         kh.criteria.TargetFlops(0.5),
+        kh.criteria.TargetFlops(0.5, scope="layer"),
     ],
     ids=repr,
 )
@@ -119,6 +120,19 @@ def test_target_flops_is_reached_and_not_by_far(fraction):
     assert after <= fraction * before
     # One channel more, of the widest cost, would miss the target.
     assert after >= fraction * before - before / 10
+
+
+@pytest.mark.parametrize("fraction", [0.5, 0.1])
+def test_target_flops_by_layer_takes_the_same_share_of_each(fraction):
+    model = residual_net()
+    layer = model.get_layer("inner")
+    layer.kernel.assign(layer.kernel * np.linspace(1e-3, 1, 24) ** 4)  # few large ones
+    before = sum(kh.count_flops(model).values())
+    kh.prune(model, kh.criteria.TargetFlops(fraction, scope="layer"), kh.patterns.Channel())
+    small = kh.shrink(model)
+    assert sum(kh.count_flops(small).values()) <= fraction * before
+    stem, inner = (small.get_layer(name).filters for name in ("stem", "inner"))
+    assert abs(stem / 16 - inner / 24) <= 1 / 16
 
 
 def test_a_multiple_and_a_least_number_of_channels_stay():
