@@ -115,6 +115,9 @@ def measure(name: str, build: Callable, fraction: float, seed: int, **options: o
     before = ops.convert_to_numpy(model(inputs, training=False))
     after = ops.convert_to_numpy(small(inputs, training=False))
     largest, difference = np.abs(before).max(), np.abs(before - after).max()
+    # What rounding alone does: the same network, its inputs changed in the last digit.
+    nudged = inputs * (1 + np.finfo(inputs.dtype).eps * rng.choice([-1, 1], inputs.shape))
+    rounding = np.abs(before - ops.convert_to_numpy(model(nudged, training=False))).max()
     return {
         "name": name,
         "fraction": fraction,
@@ -126,6 +129,7 @@ def measure(name: str, build: Callable, fraction: float, seed: int, **options: o
         "flops": sum(count_flops(model).values()),
         "flops_after": sum(count_flops(small).values()),
         "error": float(difference / largest),
+        "rounding": float(rounding / largest),
         # How far two inputs are apart, to show that the network is still one.
         "spread": float(np.abs(before[0] - before[1]).max() / largest),
         "seconds": seconds,

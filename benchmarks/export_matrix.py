@@ -4,14 +4,18 @@ Each cell is either a file, which is then run on inputs that the export has not 
 an error with its reason. A file counts as wrong if its error is above the tolerance, or above three
 times that of the dense file in the same quantization (and above the noise), or if it is larger
 than that dense file. The inputs are among those that int8 is calibrated with: on others, what it
-cuts off would count as an error of the file. Writes JSON.
+cuts off would count as an error of the file.
 
-    python benchmarks/export_matrix.py --out out/export_matrix.json [--nets mlp ...]
+    python benchmarks/export_matrix.py [--nets mlp ...]
+
+Writes `benchmarks/results/export_matrix.json` as it goes, and skips the cells that it has: stop and
+start as you like.
 """
 
 import argparse
+import itertools
 import json
-import platform
+import os
 import tempfile
 import time
 from collections.abc import Callable
@@ -20,6 +24,7 @@ from pathlib import Path
 
 import keras
 import numpy as np
+from machine import describe_machine
 
 from keras_hoyer.exporters import ExportError, export, litert, processes, signatures
 
@@ -182,39 +187,52 @@ def cell(model: keras.Model, quantize: str | None, folder: Path) -> dict:
     }
 
 
+def write(file: Path, cells: list[dict]) -> dict[str, int]:
+    """Writes the cells, a line each, and returns how many came out how."""
+    packages = ("keras", "tensorflow", "ai-edge-litert", "numpy")
+    counts = {o: sum(c["outcome"] == o for c in cells) for o in ("right", "error", "WRONG")}
+    header = {
+        "versions": {name: version(name) for name in packages},
+        "machine": describe_machine(),
+        "seed": 0,
+        "counts": counts,
+    }
+    lines = ",\n".join(json.dumps(cell) for cell in cells)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    part = file.with_suffix(".part")
+    part.write_text(f'{json.dumps(header)[:-1]}, "cells": [\n{lines}\n]}}\n')
+    os.replace(part, file)
+    return counts
+
+
 def main() -> None:
-    """Runs the cells that were asked for and writes the JSON."""
+    """Runs the cells that were asked for and have no line yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--out", type=Path, default=Path("out/export_matrix.json"))
+    default = Path(__file__).parent / "results" / "export_matrix.json"
+    parser.add_argument("--out", type=Path, default=default)
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=list(PATTERNS))
     parser.add_argument("--sparsities", nargs="+", type=float, default=list(SPARSITIES))
     arguments = parser.parse_args()
-    cells = []
-    for net in arguments.nets:
-        for pattern in arguments.patterns:
-            for sparsity in arguments.sparsities:
-                model = build(net, pattern, sparsity)
-                for quantize in QUANTIZATIONS:
-                    with tempfile.TemporaryDirectory() as folder:
-                        outcome = cell(model, quantize, Path(folder))
-                    name = {"net": net, "pattern": pattern, "sparsity": sparsity}
-                    cells.append({**name, "quantize": quantize, **outcome})
-                    print(*name.values(), quantize, outcome, flush=True)
-                keras.backend.clear_session()
-    packages = ("keras", "tensorflow", "ai-edge-litert", "numpy")
-    counts = {o: sum(c["outcome"] == o for c in cells) for o in ("right", "error", "WRONG")}
-    report = {
-        "versions": {name: version(name) for name in packages},
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "seed": 0,
-        "counts": counts,
-        "cells": cells,
-    }
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    arguments.out.write_text(json.dumps(report, indent=1))
-    print(f"{counts} written to {arguments.out}")
+    out = arguments.out
+    cells = json.loads(out.read_text())["cells"] if out.exists() else []
+    known = {(c["net"], c["pattern"], c["sparsity"]) for c in cells}
+    choices = itertools.product(arguments.nets, arguments.patterns, arguments.sparsities)
+    for net, pattern, sparsity in choices:
+        if (net, pattern, sparsity) in known:
+            continue
+        model = build(net, pattern, sparsity)
+        done = []
+        for quantize in QUANTIZATIONS:
+            with tempfile.TemporaryDirectory() as folder:
+                outcome = cell(model, quantize, Path(folder))
+            name = {"net": net, "pattern": pattern, "sparsity": sparsity, "quantize": quantize}
+            done.append({**name, **outcome})
+            print(*name.values(), outcome, flush=True)
+        cells += done
+        write(out, cells)
+        keras.backend.clear_session()
+    print(f"{write(out, cells)} written to {out}")
 
 
 if __name__ == "__main__":

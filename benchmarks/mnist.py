@@ -369,7 +369,7 @@ FACTORS = {
     "GroupHoyerSquare": 3e-4,
 }
 # LeNet-5 takes an order of magnitude longer.
-EPOCHS = {"300-100": (30, 30, 80, 30), "lenet-5": (15, 15, 40, 15)}
+EPOCHS = {"300-100": (30, 30, 80, 30), "lenet-5": (15, 15, 20, 30)}
 QUICK_EPOCHS = {"300-100": (6, 12, 16, 12), "lenet-5": (2, 3, 4, 3)}
 KEEP = {"300-100": (9260, 4630, 3330, 2315), "lenet-5": (7000, 3500, 2150, 1400)}
 RATIOS = (0.1,)
