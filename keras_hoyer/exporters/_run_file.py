@@ -1,78 +1,133 @@
 """Runs LiteRT or ONNX files on stored inputs; started by file path, in a process of its own.
 
-A broken file can end the process or never come back, so it is never run in the caller's. Only NumPy
-and the runtime are imported: the whole run takes a fraction of a second.
+A broken file can end the process or never come back, so it is never run in the caller's before it
+has run here. Only NumPy and the runtime are imported: the whole run takes a fraction of a second.
 
 CALLS holds the input names and, as `{call}_{input}`, the arrays of each call.
 
-Usage: _run_file.py run CALLS OUTPUTS MODEL
+Usage: _run_file.py describe INPUTS MODEL
+           writes name, shape and dtype of each input as JSON; an open size is null
+       _run_file.py run CALLS OUTPUTS MODEL
            all calls; writes arrays named `{call}/{output name}`, or number for ONNX
        _run_file.py time CALLS TIMES MODEL...
            the first call, again and again on each model by turns, on one thread; writes the
            medians in milliseconds as JSON
 """
 
+import json
+import statistics
 import sys
+import time
+from collections.abc import Callable
+from typing import Any
 
 # How long each file is timed, in seconds, and the most and fewest turns.
 SECONDS, MOST, FEWEST = 1.0, 200, 10
 
+DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 
-def main(mode: str, calls: str, out: str, *models: str) -> None:
-    """Does what the usage says."""
-    import json  # noqa: PLC0415
-    import statistics  # noqa: PLC0415
-    import time  # noqa: PLC0415
 
+def describe(inputs: str, model: str) -> None:
+    """Writes what a file takes."""
+    if model.endswith(".onnx"):
+        places = _session(model).get_inputs()
+        rows = [(p.name, p.shape, DTYPES.get(p.type, p.type[len("tensor(") : -1])) for p in places]
+    else:
+        details = _interpreter(model).get_signature_runner().get_input_details()
+        rows = [
+            (name, place["shape_signature"].tolist(), place["dtype"].__name__.rstrip("_"))
+            for name, place in details.items()
+        ]
+    with open(inputs, "w") as file:
+        # ONNX gives open sizes names, LiteRT the number -1.
+        sizes = [
+            [n if isinstance(n, int) and n > 0 else None for n in shape] for _, shape, _ in rows
+        ]
+        json.dump([(row[0], size, row[2]) for row, size in zip(rows, sizes, strict=True)], file)
+
+
+def run(calls: str, out: str, model: str) -> None:
+    """Writes the outputs of all calls."""
+    import numpy as np  # noqa: PLC0415
+
+    results = {}
+    if model.endswith(".onnx"):
+        session = _session(model)
+        names = [place.name for place in session.get_inputs()]
+        for call, arrays in enumerate(_load(calls)):
+            outputs = session.run(None, dict(zip(names, arrays.values(), strict=True)))
+            results.update({f"{call}/{i}": array for i, array in enumerate(outputs)})
+    else:
+        runner = _interpreter(model).get_signature_runner()
+        for call, arrays in enumerate(_load(calls)):
+            for name, array in runner(**arrays).items():
+                results[f"{call}/{name}"] = array
+    np.savez(out, **results)
+
+
+def time_files(calls: str, times: str, *models: str) -> None:
+    """Writes the medians of the first call."""
+    arrays = _load(calls)[0]
+    medians = time_by_turns([prepare(model, arrays) for model in models], MOST, SECONDS)
+    with open(times, "w") as file:
+        json.dump(dict(zip(models, medians, strict=True)), file)
+
+
+def prepare(model: str, arrays: dict[str, Any]) -> Callable[[], Any]:
+    """A function that runs a file on these inputs, on one thread."""
+    if model.endswith(".onnx"):
+        session = _session(model, threads=1)
+        places = [place.name for place in session.get_inputs()]
+        feed = dict(zip(places, arrays.values(), strict=True))
+        return lambda: session.run(None, feed)
+    interpreter = _interpreter(model, threads=1)
+    interpreter.get_signature_runner()(**arrays)  # sets shapes and inputs
+    return interpreter.invoke
+
+
+def time_by_turns(
+    calls: list[Callable[[], Any]], turns: int, seconds: float = float("inf")
+) -> list[float]:
+    """Median milliseconds of each call, by turns, for about so many seconds each at most."""
+    times: list[list[float]] = [[] for _ in calls]
+    end = time.perf_counter() + seconds * len(calls)
+    for turn in range(turns):
+        if turn >= FEWEST and time.perf_counter() > end:
+            break
+        for call, each in zip(calls, times, strict=True):
+            start = time.perf_counter()
+            call()
+            each.append(1000 * (time.perf_counter() - start))
+    return [statistics.median(each) for each in times]
+
+
+def _load(calls: str) -> list[dict[str, Any]]:
     import numpy as np  # noqa: PLC0415
 
     with np.load(calls) as stored:
         names = stored["names"].tolist()
-        inputs = [
+        return [
             {name: stored[f"{call}_{i}"] for i, name in enumerate(names)}
             for call in range(int(stored["count"]))
         ]
-    results = {}
-    if mode == "run" and models[0].endswith(".onnx"):
-        import onnxruntime  # noqa: PLC0415
 
-        session = onnxruntime.InferenceSession(models[0], providers=["CPUExecutionProvider"])
-        places = [place.name for place in session.get_inputs()]
-        for call, arrays in enumerate(inputs):
-            outputs = session.run(None, dict(zip(places, arrays.values(), strict=True)))
-            results.update({f"{call}/{i}": array for i, array in enumerate(outputs)})
-        np.savez(out, **results)
-        return
 
+def _session(model: str, threads: int = 0) -> Any:
+    import onnxruntime  # noqa: PLC0415
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads  # 0 leaves it to the runtime
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+
+
+def _interpreter(model: str, threads: int | None = None) -> Any:
     from ai_edge_litert.interpreter import Interpreter  # noqa: PLC0415
 
-    if mode == "run":
-        runner = Interpreter(model_path=models[0]).get_signature_runner("serving_default")
-        for call, arrays in enumerate(inputs):
-            for name, array in runner(**arrays).items():
-                results[f"{call}/{name}"] = array
-        np.savez(out, **results)
-        return
-
-    interpreters = {}
-    for model in models:
-        interpreter = Interpreter(model_path=model, num_threads=1)
-        interpreter.get_signature_runner("serving_default")(**inputs[0])  # sets shapes and inputs
-        interpreters[model] = interpreter
-    times = {model: [] for model in models}
-    end = time.perf_counter() + SECONDS * len(models)
-    for turn in range(MOST):
-        if turn >= FEWEST and time.perf_counter() > end:
-            break
-        for model, interpreter in interpreters.items():
-            start = time.perf_counter()
-            interpreter.invoke()
-            times[model].append(1000 * (time.perf_counter() - start))
-    with open(out, "w") as file:
-        json.dump({model: statistics.median(each) for model, each in times.items()}, file)
+    return Interpreter(model_path=model, num_threads=threads)
 
 
 if __name__ == "__main__":
     # The script's folder comes first on the path: its modules must not hide installed packages.
     del sys.path[0]
-    main(*sys.argv[1:])
+    mode, *paths = sys.argv[1:]
+    {"describe": describe, "run": run, "time": time_files}[mode](*paths)

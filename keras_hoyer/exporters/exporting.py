@@ -85,8 +85,9 @@ def export(
     """
     _check_model(model)
     path = Path(filepath)
-    format = _format_of(path, format)
-    _check_options(format, quantize, representative_data, sparse, tolerance, optimize_for)
+    format = check_arguments(
+        path, format, quantize, representative_data, sparse, tolerance, optimize_for
+    )
     signature = data = None
     if format in ("tflite", "onnx"):
         signature = signatures.signature_of(model, representative_data)
@@ -155,14 +156,17 @@ def _format_of(path: Path, format: str | None) -> str:
     return format or ending
 
 
-def _check_options(
-    format: str,
+def check_arguments(
+    path: Path,
+    format: str | None,
     quantize: str | None,
     representative_data: Any,
     sparse: bool | str,
     tolerance: float | None,
     optimize_for: str,
-) -> None:
+) -> str:
+    """The format of an export; a `ValueError` if its arguments do not go together."""
+    format = _format_of(path, format)
     if quantize not in QUANTIZATIONS[format]:
         raise ValueError(
             "Invalid value for argument `quantize`. Expected one of "
@@ -191,6 +195,7 @@ def _check_options(
             "Invalid value for argument `optimize_for`. Expected 'size', or for the format "
             f"'tflite' also 'latency'. Received: optimize_for={optimize_for!r}, format={format!r}"
         )
+    return format
 
 
 def _check_dtypes(model: keras.Model, signature: signatures.Signature) -> None:

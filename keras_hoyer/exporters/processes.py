@@ -98,7 +98,7 @@ def run(
     Returns:
         The outputs of each call by name, and why there are none if the file failed.
     """
-    out = path.with_suffix(".outputs.npz")
+    out = calls.with_name("outputs.npz")
     failure = run_process([SCRIPT, "run", str(calls), str(out), str(path)], RUN_TIMEOUT)
     if failure:
         return [], failure
@@ -110,6 +110,29 @@ def run(
             name = names[int(name)] if name.isdigit() and int(name) < len(names) else name
             results[int(call)][name] = stored[key]
     return results, None
+
+
+def describe(path: Path, folder: Path) -> tuple[signatures.ModelInput, ...]:
+    """Reads what a `.tflite` or `.onnx` file takes, in a process of its own.
+
+    Args:
+        path: the file.
+        folder: where the process leaves its answer.
+
+    Returns:
+        The inputs, in the file's order.
+
+    Raises:
+        ValueError: if the file cannot be read.
+    """
+    out = folder / "inputs.json"
+    failure = run_process([SCRIPT, "describe", str(out), str(path)], RUN_TIMEOUT)
+    if failure:
+        raise ValueError(f"{path} cannot be read: it {failure}")
+    return tuple(
+        signatures.ModelInput(name, tuple(shape), dtype)
+        for name, shape, dtype in json.loads(out.read_text())
+    )
 
 
 def store_calls(path: Path, signature: signatures.Signature, calls: list[list[np.ndarray]]) -> None:

@@ -112,7 +112,7 @@ class ExportResult:
                 (t.name, str(t.shape), f"{t.dtype} {t.storage}", f"{t.sparsity:.1%}")
                 for t in kernels
             ]
-            lines += ["", _table(rows)]
+            lines += ["", table(rows)]
         lines += ["", *(f"Note: {note}" for note in self.notes)] if self.notes else []
         return "\n".join(lines)
 
@@ -124,14 +124,15 @@ def _candidate_table(candidates: tuple[Candidate, ...]) -> str:
         cells = [c.name, _cell(c.bytes, ","), _cell(c.max_error, ".2g")]
         cells += [_cell(c.milliseconds, ".3f")] if timed else []
         rows.append((*cells, c.outcome))
-    return _table(rows)
+    return table(rows)
 
 
 def _cell(value: float | None, spec: str) -> str:
     return "" if value is None else format(value, spec)
 
 
-def _table(rows: list[tuple[str, ...]]) -> str:
+def table(rows: list[tuple[str, ...]]) -> str:
+    """Rows of cells as lines with aligned columns."""
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     return "\n".join(
         "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()

@@ -223,12 +223,14 @@ def _array(value: Any) -> np.ndarray | None:
     return array if array.dtype.kind in "biuf" else None
 
 
-def random_arrays(model: keras.Model, signature: Signature, samples: int) -> list[np.ndarray]:
+def random_arrays(
+    model: keras.Model | None, signature: Signature, samples: int
+) -> list[np.ndarray]:
     """Random inputs of the right shapes and dtypes; those of an `Embedding` are valid indices."""
     rng = np.random.default_rng(0)
     limits = [
         getattr(layer, "input_dim", None) or getattr(layer, "num_tokens", None)
-        for layer in model._flatten_layers()
+        for layer in (model._flatten_layers() if model else [])
         if isinstance(layer, keras.layers.Embedding | keras.layers.CategoryEncoding)
     ]
     limit = min(limits) if limits else 10
@@ -302,6 +304,20 @@ def in_float32(model: keras.Model) -> Iterator[None]:
             layer.dtype_policy = policy
 
 
+def call_all(
+    model: keras.Model, signature: Signature, calls: list[list[np.ndarray]]
+) -> list[dict[str, np.ndarray]]:
+    """What the model answers to each call, computed in float32."""
+    results = []
+    with in_float32(model):
+        for arrays in calls:
+            tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
+            names, outputs = signature.call(model, tensors)
+            arrays = [keras.ops.convert_to_numpy(o) for o in outputs]
+            results.append(dict(zip(names, arrays, strict=True)))
+    return results
+
+
 def outputs_of(
     model: keras.Model, signature: Signature, calls: list[list[np.ndarray]]
 ) -> list[dict[str, np.ndarray]]:
@@ -311,14 +327,8 @@ def outputs_of(
         ExportError: if the model cannot be called, or its outputs are not finite: there is nothing
             to compare a file with.
     """
-    results = []
     try:
-        with in_float32(model):
-            for arrays in calls:
-                tensors = [keras.ops.convert_to_tensor(array) for array in arrays]
-                names, outputs = signature.call(model, tensors)
-                arrays = [keras.ops.convert_to_numpy(o) for o in outputs]
-                results.append(dict(zip(names, arrays, strict=True)))
+        results = call_all(model, signature, calls)
     except Exception as error:
         raise ExportError(
             "outputs of the model",
