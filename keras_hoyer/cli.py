@@ -256,10 +256,10 @@ def _write(options: argparse.Namespace, model: keras.Model) -> Answer:
 
 def _criterion(options: argparse.Namespace) -> criteria.Criterion:
     name = next(name for name in CRITERIA if getattr(options, name) is not None)
-    if name == "sparsity":
-        return criteria.TargetSparsity(options.sparsity, options.scope or "global")
+    if name in ("sparsity", "flops"):
+        return CRITERIA[name](getattr(options, name), options.scope or "global")
     if options.scope is not None:
-        raise ValueError("argument --scope goes with --sparsity only")
+        raise ValueError("argument --scope goes with --sparsity and --flops only")
     return CRITERIA[name](getattr(options, name))
 
 
@@ -393,7 +393,8 @@ def _add_prune(commands: Any) -> argparse.ArgumentParser:
     parser.add_argument(
         "--scope",
         choices=["global", "layer"],
-        help="with --sparsity: the share of the whole model or of each layer; default: global",
+        help="with --sparsity or --flops: compare all layers, or cut the same share of each; "
+        "default: global",
     )
     _add_layers(parser)
     parser.add_argument(

@@ -403,7 +403,7 @@ def test_outputs_that_are_no_class_scores_have_no_argmax():
         ("prune model.keras -o a.keras --sparsity 0.9 --pattern 2:4", "cuts at most 0.5"),
         ("prune model.keras -o a.keras --sparsity 0.9 --pattern 4:2", "Received: n=4, m=2"),
         ("prune model.keras -o a.keras --sparsity 0.9 --pattern rows", "Received: rows"),
-        ("prune model.keras -o a.keras --threshold 1 --scope layer", "--sparsity only"),
+        ("prune model.keras -o a.keras --threshold 1 --scope layer", "--flops only"),
         ("prune model.keras -o a.keras --flops 0.5", "Expected pattern=Channel()"),
         ("export model.keras -o a.bin", "'.tflite'"),
         ("export model.keras -o a.tflite --quantize int8", "argument --data"),
