@@ -3,7 +3,7 @@
     python benchmarks/export_methods.py                # everything; minutes, on TensorFlow
     python benchmarks/export_methods.py --parts mlp    # this part of the JSON anew
     python benchmarks/export_methods.py --only-time    # the latency of the files of the last run
-    python benchmarks/export_methods.py --only-draw    # the picture, from the JSON alone
+    python benchmarks/export_methods.py --only-draw    # picture and table, from the JSON alone
 
 Weights are random: bytes and latency depend on where zeros are, not on what is learnt. Each kernel
 is cut to the same share of zeros. Blocks are cut in dense layers whose inputs they divide, which is
@@ -13,7 +13,9 @@ turns. Writes `export_methods.json` and `.png` into `benchmarks/results`.
 """
 
 import argparse
+import contextlib
 import gc
+import io
 import json
 import statistics
 import time
@@ -73,20 +75,20 @@ def channels(model: keras.Model) -> keras.Model:
     return kh.shrink(model)
 
 
-# How a net is cut, the quantization, and what the export is optimized for.
+# How a net is cut, and the quantization.
 METHODS = {
-    DENSE: (None, None, "size"),
-    "dense, float16": (None, "float16", "size"),
-    "dense, dynamic": (None, "dynamic", "size"),
-    "dense, int8": (None, "int8", "size"),
-    "90% zeros anywhere": (lambda m: unstructured(m, 0.9), None, "size"),
-    "95% zeros anywhere": (lambda m: unstructured(m, 0.95), None, "size"),
-    "95% zeros anywhere, float16": (lambda m: unstructured(m, 0.95), "float16", "size"),
-    "95% zeros, Block((4, 1))": (lambda m: blocks(m, 0.95, 4), None, "latency"),
-    "95% zeros, Block((16, 1)), int8": (lambda m: blocks(m, 0.95, 16), "int8", "size"),
-    "channels at half the FLOPs": (channels, None, "size"),
-    "channels, int8": (channels, "int8", "size"),
-    "channels, then 90% Block((4, 1))": (lambda m: blocks(channels(m), 0.9, 4), None, "latency"),
+    DENSE: (None, None),
+    "dense, float16": (None, "float16"),
+    "dense, dynamic": (None, "dynamic"),
+    "dense, int8": (None, "int8"),
+    "90% zeros anywhere": (lambda m: unstructured(m, 0.9), None),
+    "95% zeros anywhere": (lambda m: unstructured(m, 0.95), None),
+    "95% zeros anywhere, float16": (lambda m: unstructured(m, 0.95), "float16"),
+    "95% zeros, Block((4, 1))": (lambda m: blocks(m, 0.95, 4), None),
+    "95% zeros, Block((16, 1)), int8": (lambda m: blocks(m, 0.95, 16), "int8"),
+    "channels at half the FLOPs": (channels, None),
+    "channels, int8": (channels, "int8"),
+    "channels, then 90% Block((4, 1))": (lambda m: blocks(channels(m), 0.9, 4), None),
 }
 FAST = "95% zeros, Block((4, 1))"
 # How a net is built, its methods, and how many rounds its latency is measured for.
@@ -145,10 +147,10 @@ def make_files(net: str, cache: Path) -> dict:
     """Exports a net by each of its methods."""
     build, methods, _ = NETS[net]
     made = {}
-    for number, (name, (cut, quantize, goal)) in enumerate(methods.items()):
+    for number, (name, (cut, quantize)) in enumerate(methods.items()):
         model, samples = prepared(build, cut)
         file = file_of(cache, net, number)
-        made[name] = export(model, samples, file, quantize=quantize, optimize_for=goal)
+        made[name] = export(model, samples, file, quantize=quantize)
         print(net, name, made[name], flush=True)
         keras.backend.clear_session()
         gc.collect()
@@ -191,8 +193,13 @@ def overhead(cache: Path, rounds: int = 5) -> dict:
     import tensorflow as tf
 
     model, _ = prepared(mobilenet, lambda m: unstructured(m, 0.9))
+
+    def convert() -> None:
+        with contextlib.redirect_stdout(io.StringIO()):  # it lists every variable
+            tf.lite.TFLiteConverter.from_keras_model(model).convert()
+
     actions = {
-        "converter": lambda: tf.lite.TFLiteConverter.from_keras_model(model).convert(),
+        "converter": convert,
         "export": lambda: kh.export(model, cache / "overhead.tflite"),
     }
     seconds = {name: [] for name in actions}
@@ -211,6 +218,7 @@ def overhead(cache: Path, rounds: int = 5) -> dict:
     }
 
 
+# Colors by a word of the method's name; the first that fits.
 FAMILIES = {"dense": "#7f8c9b", "anywhere": "#d9a441", "Block": "#2a7f62", "channels": "#3b6fb6"}
 
 
@@ -231,29 +239,49 @@ def draw(document: dict, file: Path) -> None:
         values = [methods[name]["bytes"] for name in names]
         bars(size, [v / dense["bytes"] for v in values], [in_bytes(v) for v in values], colors)
         ratios = [methods[name]["latency"]["ratio"] for name in names]
-        times = [in_time(methods[name]["latency"]["milliseconds"]) for name in names]
-        bars(speed, ratios, times, colors)
+        milliseconds = dense["latency"]["milliseconds"]
+        bars(speed, ratios, [in_time(milliseconds), *[""] * (len(names) - 1)], colors)
         size.set_title(title, fontsize=11, fontweight="bold")
     for axes, what in zip(grid[:, 0], ("size of the file", "latency"), strict=True):
         axes.set_yticks(range(len(names)), names, fontsize=8.5)
-        axes.set_ylabel(f"{what}, of dense float32 (log)", fontsize=10)
-        axes.invert_yaxis()
+        axes.set_ylabel(f"{what} / dense float32", fontsize=10)
+    grid[0, 0].invert_yaxis()  # all panels share it
     figure.tight_layout()
     figure.savefig(file, dpi=110)
     plt.close(figure)
 
 
 def bars(axes: object, ratios: list[float], texts: list[str], colors: list[str]) -> None:
-    """Bars on a log axis, each with its value and its ratio to the first one."""
-    left = 0.5 * min(ratios)
+    """Bars on a log axis, with their values and how much less than the first one they are."""
+    left, *ticks = 0.02, 0.05, 0.1, 0.2, 0.5, 1
     axes.barh(range(len(ratios)), [r - left for r in ratios], left=left, color=colors, height=0.72)
     axes.set_xscale("log")
     axes.set_xlim(left, 1)
-    axes.axvline(1, color="0.6", linewidth=0.8)
+    axes.set_xticks(ticks, [f"{tick:g}" for tick in ticks], fontsize=8.5)
+    axes.minorticks_off()
+    axes.grid(axis="x", alpha=0.3)
+    axes.set_axisbelow(True)
+    place = 3.3 if all(texts) else 1.06
     for row, (ratio, text) in enumerate(zip(ratios, texts, strict=True)):
-        axes.text(1.05, row, f"{text}  {ratio:.2g}x", va="center", fontsize=8)
+        axes.text(1.06, row, text, va="center", fontsize=8.5)
+        share = f"1/{1 / ratio:.2g}" if ratio < 0.95 else f"{ratio:.2g}"
+        if row > 0:
+            axes.text(place, row, share, va="center", fontsize=8.5, weight="bold")
     axes.tick_params(axis="y", length=0)
     axes.spines[["top", "right"]].set_visible(False)
+
+
+def table(document: dict) -> str:
+    """Bytes and latency, of that of the dense float32 file, as a Markdown table."""
+    header = ["", *(f"{title}{what}" for title in TITLES.values() for what in (", file", ", time"))]
+    lines = [header, ["---"] * len(header)]
+    for name in METHODS:
+        line = [f"`{name}`"]
+        for net in TITLES:
+            made = document[net]["methods"][name]
+            line += [in_bytes(made["bytes"]), f"{made['latency']['ratio']:.2f}"]
+        lines.append(line)
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
 
 
 def in_bytes(value: int) -> str:
@@ -291,6 +319,7 @@ def main() -> None:
         results.write_text(json.dumps({"seed": SEED, **document}, indent=1) + "\n")
     if all(net in document for net in TITLES):
         draw(document, results.with_suffix(".png"))
+        print(table(document))
 
 
 if __name__ == "__main__":

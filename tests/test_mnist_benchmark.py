@@ -103,3 +103,24 @@ def test_the_protocols_hold_out_what_they_say(mnist, tmp_path):
     assert (len(train[0]), len(watch[0]), len(test[0])) == (55_000, 5000, 100)
     train, watch, _ = mnist.load_data(file, "300-100", "paper")
     assert (len(train[0]), len(watch[0])) == (60_000, 100)
+
+
+def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(mnist, tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x_train": rng.integers(0, 255, (5200, 28, 28), "uint8"),
+        "y_train": rng.integers(0, 10, 5200, "uint8"),
+        "x_test": rng.integers(0, 255, (100, 28, 28), "uint8"),
+        "y_test": rng.integers(0, 10, 100, "uint8"),
+    }
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    options = {"penalty": "GroupHoyerSquare", "factor": 2e-4, "amount": 13_308}
+    run = mnist.Run("300-100", "ours", "blocks", **options, epochs=(1, 1, 2, 1))
+    pipeline = mnist.Pipeline(run, tmp_path / "mnist.npz", tmp_path)
+    pipeline.train_all()
+    kept = 0
+    for kernel in mnist.kernels_of(pipeline.model):
+        blocks = keras.ops.convert_to_numpy(kernel).reshape(-1, 4, kernel.shape[-1]) != 0
+        assert (blocks.all(axis=1) == blocks.any(axis=1)).all()
+        kept += blocks.sum()
+    assert kept == 13_308
