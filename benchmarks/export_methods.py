@@ -17,6 +17,7 @@ import contextlib
 import gc
 import io
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -188,7 +189,7 @@ def bytes_at_98(cache: Path) -> dict:
     return {"methods": made, "machine": describe_machine()}
 
 
-def overhead(cache: Path, rounds: int = 5) -> dict:
+def overhead(cache: Path, rounds: int = 4) -> dict:
     """Seconds of `export` of MobileNetV2 at 90% zeros, and of the converter alone, by turns."""
     import tensorflow as tf
 
@@ -214,6 +215,7 @@ def overhead(cache: Path, rounds: int = 5) -> dict:
         "seconds": seconds,
         "ratio": round(statistics.median(ratios), 2),
         "quartiles": np.percentile(ratios, [25, 75]).round(2).tolist(),
+        "load_average": round(os.getloadavg()[0], 2),
         "machine": {**describe_machine(), "tensorflow": version("tensorflow")},
     }
 
