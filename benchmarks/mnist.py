@@ -20,7 +20,8 @@ and for copies shifted by a pixel. `budget`: the same with
 features and units whose root mean square is below a share of the largest of their kernel.
 `channels` cuts the same share of the channels of each layer, little by little until a share of the
 multiply-adds is left, with the penalty over what is removed together, and shrinks the model before
-it is fine-tuned.
+it is fine-tuned. `blocks`, which `benchmarks/blocks.py` runs: as `gradual`, in blocks of four
+inputs of one unit.
 """
 
 import argparse
@@ -42,6 +43,9 @@ KERNELS = {"300-100": 266_200, "lenet-5": 430_500}
 HOLDOUT = 5000
 TEMPERATURE = 2.0
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
+BLOCK = kh.patterns.Block((4, 1))
+# What group penalties take for a group, by method.
+GROUPS = {"structured": {"axis": (-2, -1)}, "blocks": {"pattern": BLOCK}, "channels": {}}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -51,12 +55,13 @@ class Run:
     Attributes:
         net: `"300-100"` or `"lenet-5"`.
         protocol: `"ours"` or `"paper"`.
-        method: `"dense"`, `"paper"`, `"gradual"`, `"budget"`, `"structured"` or `"channels"`.
+        method: `"dense"`, `"paper"`, `"gradual"`, `"blocks"`, `"budget"`, `"structured"` or
+            `"channels"`.
         penalty: Name of a penalty of `keras_hoyer`, `"L1"` or `"none"`.
         factor: The penalty's factor.
         amount: How much goes: the ratio of the threshold (`paper`, `structured`), the number of
-            weights to keep (`gradual`), the budget of validation accuracy (`budget`) or the share
-            of the multiply-adds to keep (`channels`).
+            weights to keep (`gradual`, `blocks`), the budget of validation accuracy (`budget`) or
+            the share of the multiply-adds to keep (`channels`).
         seed: Of initial weights and order of images.
         dropout: Whether the dense model is trained with dropout.
         epochs: Epochs of dense training, sparse training, gradual cutting, and fine-tuning.
@@ -126,12 +131,12 @@ def build_model(net: str, dropout: bool = False) -> keras.Model:
     return keras.Sequential(body)
 
 
-def penalty_of(name: str, factor: float, structured: bool) -> keras.regularizers.Regularizer:
-    """The penalty of that name; group penalties over inputs and units, as in the paper."""
+def penalty_of(name: str, factor: float, method: str) -> keras.regularizers.Regularizer:
+    """The penalty of that name; group penalties over what the method cuts together."""
     if name == "L1":
         # What transformed L1 tends to; unlike Keras' own it goes when `Pruning` is done.
         return kh.TransformedL1(factor, a=1e6)
-    return getattr(kh, name)(factor, **({"axis": (-2, -1)} if structured else {}))
+    return getattr(kh, name)(factor, **GROUPS.get(method, {}))
 
 
 class Pipeline:
@@ -192,14 +197,14 @@ class Pipeline:
     def sparse(self) -> None:
         """Trains with the penalty, if there is one, or loads what was trained."""
         run = self.run
-        groups = {"structured": "axes", "channels": "coupled"}.get(run.method)
         if run.penalty != "none":
-            penalty = penalty_of(run.penalty, run.factor, groups == "axes")
-            kh.regularize(self.model, penalty, groups="coupled" if groups == "coupled" else None)
+            penalty = penalty_of(run.penalty, run.factor, run.method)
+            coupled = "coupled" if run.method == "channels" else None
+            kh.regularize(self.model, penalty, groups=coupled)
         file = self.trained_before(
             run.penalty,
             run.factor,
-            groups,
+            run.method if run.method in GROUPS else "weights",
             run.teacher,
             run.shifts,
             run.dropout,
@@ -226,16 +231,19 @@ class Pipeline:
             cut = kh.callbacks.BudgetPruning(run.amount, begin=5)
             self.cut_epochs = len(self.fit(run.epochs[2], 1e-3, decay=False, callbacks=[cut]).epoch)
             return self.fit(run.epochs[3], 1e-3, decay=True).history["val_accuracy"]
-        if run.method in ("gradual", "channels"):
+        if run.method in ("gradual", "blocks", "channels"):
             curve = kh.schedules.Polynomial(
                 0, run.epochs[2] - -(-run.epochs[2] // 20), frequency=-(-run.epochs[2] // 10)
             )
-            if run.method == "gradual":
-                sparsity = 1 - run.amount / KERNELS[run.net]
-                cut = kh.callbacks.Pruning(criteria.TargetSparsity(sparsity), curve)
-            else:
-                flops = criteria.TargetFlops(run.amount, scope="layer")
-                cut = kh.callbacks.Pruning(flops, curve, kh.patterns.Channel())
+            criterion, pattern = (
+                (criteria.TargetFlops(run.amount, scope="layer"), kh.patterns.Channel())
+                if run.method == "channels"
+                else (
+                    criteria.TargetSparsity(1 - run.amount / KERNELS[run.net]),
+                    BLOCK if run.method == "blocks" else kh.patterns.Unstructured(),
+                )
+            )
+            cut = kh.callbacks.Pruning(criterion, curve, pattern)
             self.fit(run.epochs[2], 1e-3, decay=False, callbacks=[cut], validation_data=None)
             self.cut_epochs = run.epochs[2]
             if run.method == "channels":
@@ -249,10 +257,14 @@ class Pipeline:
         cut = kh.callbacks.Pruning(criteria.StdThreshold(run.amount), one_shot)
         return self.fit(run.epochs[3], 1e-4, False, callbacks=[cut]).history["val_accuracy"]
 
-    def result(self) -> dict:
-        """Runs it all; returns the line of results."""
+    def train_all(self) -> tuple[float, float, float]:
+        """Runs all the training.
+
+        Returns:
+            The best watched accuracy of an epoch of the dense model and of what it became, and
+            that of the dense model at its last epoch.
+        """
         run = self.run
-        start = time.time()
         best = dense_best = self.dense()
         dense_last = self.accuracy(self.watch)
         if run.method != "dense":
@@ -262,6 +274,13 @@ class Pipeline:
             self.sparse()
             best = max(self.cut_and_tune())
             self.train = labels
+        return dense_best, best, dense_last
+
+    def result(self) -> dict:
+        """Runs it all; returns the line of results."""
+        run = self.run
+        start = time.time()
+        dense_best, best, dense_last = self.train_all()
         report = kh.report(self.model)
         widths = live_widths(self.model)
         line = {

@@ -9,13 +9,12 @@ picture only.
 
 import argparse
 import json
-import os
 import tempfile
 from pathlib import Path
 
 import keras
 import numpy as np
-from latency import measure_latencies
+from latency import compare_latencies
 from machine import describe_machine
 
 import keras_hoyer as kh
@@ -38,9 +37,9 @@ def build(name: str) -> keras.Model:
     return model
 
 
-def measure(name: str, rounds: int, folder: Path, multiple_of: int) -> list[dict]:
+def measure(name: str, rounds: int, folder: Path, multiple_of: int) -> dict:
     """A row for each share: multiply-adds, parameters, bytes, and times beside the dense file's."""
-    rows, paths = [], []
+    rows, paths = [], {}
     pattern = kh.patterns.Channel(multiple_of=multiple_of)
     for share in SHARES:
         model = build(name)
@@ -48,7 +47,7 @@ def measure(name: str, rounds: int, folder: Path, multiple_of: int) -> list[dict
             kh.prune(model, kh.criteria.TargetFlops(share), pattern)
             model = kh.shrink(kh.strip(model))
         file = kh.export(model, folder / f"{name}-{share}.tflite", sparse=False)
-        paths.append(file.path)
+        paths[share] = file.path
         rows.append(
             {
                 "share": share,
@@ -58,16 +57,11 @@ def measure(name: str, rounds: int, folder: Path, multiple_of: int) -> list[dict
             }
         )
         keras.backend.clear_session()
-    seconds = measure_latencies(paths, rounds, THREADS)
-    ratios = seconds / seconds[:, :1]
-    for column, row in enumerate(rows):
-        row["milliseconds"] = round(1e3 * float(np.median(seconds[:, column])), 3)
-        row["ratio"] = round(float(np.median(ratios[:, column])), 3)
-        row["ratio_quartiles"] = [
-            round(float(q), 3) for q in np.percentile(ratios[:, column], [25, 75])
-        ]
+    times = compare_latencies(paths, rounds, THREADS)
+    for share, row in zip(SHARES, rows, strict=True):
+        row.update(times["files"][share])
         print(name, row, flush=True)
-    return rows
+    return {**times, "files": rows}
 
 
 def draw(document: dict, path: Path) -> None:
@@ -76,17 +70,12 @@ def draw(document: dict, path: Path) -> None:
 
     figure, axes = plt.subplots(figsize=(6, 4.2), layout="constrained")
     axes.plot([0, 1], [0, 1], color="0.7", linestyle="--", label="time in proportion")
-    for (name, rows), marker in zip(document["results"].items(), "os", strict=True):
+    for (name, result), marker in zip(document["results"].items(), "os", strict=True):
+        rows = result["files"]
         shares = [row["flops"] / rows[0]["flops"] for row in rows]
-        label = f"{name}: {rows[0]['milliseconds']:.0f} ms dense"
+        half = next(row["ratio"] for row in rows if row["share"] == 0.5)
+        label = f"{name}, {rows[0]['milliseconds']:.0f} ms dense: {half:.2f} at half"
         axes.plot(shares, [row["ratio"] for row in rows], marker=marker, label=label)
-        half = next(row for row in rows if row["share"] == 0.5)
-        axes.annotate(
-            f"{half['milliseconds']:.0f} ms",
-            (half["flops"] / rows[0]["flops"], half["ratio"]),
-            xytext=(8, -12),
-            textcoords="offset points",
-        )
     axes.set(
         xlabel="multiply-adds left, share of the dense network",
         ylabel="latency, share of the dense file",
@@ -116,10 +105,7 @@ def main() -> None:
         document = {
             "machine": describe_machine(),
             "seed": SEED,
-            "threads": THREADS,
-            "rounds": arguments.rounds,
             "multiple_of": arguments.multiple_of,
-            "load_average": round(os.getloadavg()[0], 1),
             "results": results,
         }
         path.write_text(json.dumps(document, indent=1) + "\n")

@@ -1,8 +1,6 @@
 """A part of the matrix of `benchmarks/export_matrix.py`: no cell hands over a wrong file."""
 
-import importlib.util
-from pathlib import Path
-
+import export_matrix as matrix
 import keras
 import numpy as np
 import pytest
@@ -11,15 +9,6 @@ pytest.importorskip("ai_edge_litert")
 pytestmark = pytest.mark.skipif(
     keras.backend.backend() != "tensorflow", reason="converts in this process"
 )
-
-
-@pytest.fixture(scope="module")
-def matrix():
-    path = Path(__file__).parent.parent / "benchmarks" / "export_matrix.py"
-    spec = importlib.util.spec_from_file_location("export_matrix", path)
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
 
 
 CELLS = [
@@ -36,13 +25,13 @@ CELLS = [
 
 
 @pytest.mark.parametrize("cell", CELLS, ids=lambda cell: "-".join(map(str, cell)))
-def test_each_cell_is_a_right_file(matrix, tmp_path, cell):
+def test_each_cell_is_a_right_file(tmp_path, cell):
     net, pattern, sparsity, quantize = cell
     outcome = matrix.cell(matrix.build(net, pattern, sparsity), quantize, tmp_path)
     assert outcome["outcome"] == "right", outcome
 
 
-def test_the_patterns_cut_what_they_say(matrix):
+def test_the_patterns_cut_what_they_say():
     scores = np.random.default_rng(0).random((3, 3, 8, 16))
     for name, keep in matrix.PATTERNS.items():
         mask = np.broadcast_to(keep(scores, 0.5), scores.shape)

@@ -1,22 +1,10 @@
 import dataclasses
 import json
-import sys
-from pathlib import Path
 
 import keras
+import mnist
 import numpy as np
 import pytest
-
-FOLDER = Path(__file__).parent.parent / "benchmarks"
-
-
-@pytest.fixture
-def mnist(monkeypatch):
-    monkeypatch.syspath_prepend(str(FOLDER))
-    import mnist
-
-    yield mnist
-    sys.modules.pop("mnist")
 
 
 @pytest.mark.parametrize(
@@ -28,12 +16,12 @@ def mnist(monkeypatch):
         ("lenet-5", [20, 50, 800, 500], 2_293_000),
     ],
 )
-def test_flops_are_those_of_the_published_tables(mnist, net, widths, expected):
+def test_flops_are_those_of_the_published_tables(net, widths, expected):
     assert mnist.flops(net, widths) == expected
 
 
 @pytest.mark.parametrize("net", ["300-100", "lenet-5"])
-def test_nets_have_the_paper_s_size_and_drop_nothing_after_dense_training(mnist, net):
+def test_nets_have_the_paper_s_size_and_drop_nothing_after_dense_training(net):
     plain, dropping = mnist.build_model(net), mnist.build_model(net, dropout=True)
     assert sum(np.prod(kernel.shape) for kernel in mnist.kernels_of(plain)) == mnist.KERNELS[net]
     shapes = [weight.shape for weight in dropping.trainable_weights]
@@ -41,7 +29,7 @@ def test_nets_have_the_paper_s_size_and_drop_nothing_after_dense_training(mnist,
     assert any(isinstance(layer, keras.layers.Dropout) for layer in dropping.layers)
 
 
-def test_images_shift_with_zeros_moving_in(mnist):
+def test_images_shift_with_zeros_moving_in():
     image = np.arange(1, 785, dtype="float32").reshape(1, 784)
     down = mnist.shifted(image, 1, 0).reshape(28, 28)
     right = mnist.shifted(image, 0, 1).reshape(28, 28)
@@ -53,7 +41,7 @@ def test_images_shift_with_zeros_moving_in(mnist):
 
 
 @pytest.mark.parametrize("net", ["300-100", "lenet-5"])
-def test_a_unit_goes_with_its_inputs_in_the_next_kernel(mnist, net):
+def test_a_unit_goes_with_its_inputs_in_the_next_kernel(net):
     keras.utils.set_random_seed(0)
     model = mnist.build_model(net)
     before = [weight.shape for weight in model.weights]
@@ -68,7 +56,7 @@ def test_a_unit_goes_with_its_inputs_in_the_next_kernel(mnist, net):
     assert np.flatnonzero(keras.ops.convert_to_numpy(last).any(1)).tolist() == [0, 1, 2]
 
 
-def test_a_filter_goes_with_all_its_pixels_after_flattening(mnist):
+def test_a_filter_goes_with_all_its_pixels_after_flattening():
     keras.utils.set_random_seed(0)
     model = mnist.build_model("lenet-5")
     filters = mnist.kernels_of(model)[1]
@@ -79,7 +67,7 @@ def test_a_filter_goes_with_all_its_pixels_after_flattening(mnist):
     assert mnist.live_widths(model) == [20, 49, 16 * 49, 500]
 
 
-def test_a_run_that_has_a_line_is_known_again(mnist, tmp_path):
+def test_a_run_that_has_a_line_is_known_again(tmp_path):
     run = mnist.Run("300-100", "ours", "gradual", penalty="HoyerSquare", factor=1e-4, amount=4630)
     file = tmp_path / "results" / "mnist.jsonl"
     assert mnist.done_before(file) == set()
@@ -89,7 +77,7 @@ def test_a_run_that_has_a_line_is_known_again(mnist, tmp_path):
     assert json.loads(file.read_text())["nonzero"] == 4630
 
 
-def test_the_protocols_hold_out_what_they_say(mnist, tmp_path):
+def test_the_protocols_hold_out_what_they_say(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {
         "x_train": rng.integers(0, 255, (60_000, 28, 28), "uint8"),
@@ -103,3 +91,24 @@ def test_the_protocols_hold_out_what_they_say(mnist, tmp_path):
     assert (len(train[0]), len(watch[0]), len(test[0])) == (55_000, 5000, 100)
     train, watch, _ = mnist.load_data(file, "300-100", "paper")
     assert (len(train[0]), len(watch[0])) == (60_000, 100)
+
+
+def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(tmp_path):
+    rng = np.random.default_rng(0)
+    arrays = {
+        "x_train": rng.integers(0, 255, (5200, 28, 28), "uint8"),
+        "y_train": rng.integers(0, 10, 5200, "uint8"),
+        "x_test": rng.integers(0, 255, (100, 28, 28), "uint8"),
+        "y_test": rng.integers(0, 10, 100, "uint8"),
+    }
+    np.savez(tmp_path / "mnist.npz", **arrays)
+    options = {"penalty": "GroupHoyerSquare", "factor": 2e-4, "amount": 13_308}
+    run = mnist.Run("300-100", "ours", "blocks", **options, epochs=(1, 1, 2, 1))
+    pipeline = mnist.Pipeline(run, tmp_path / "mnist.npz", tmp_path)
+    pipeline.train_all()
+    kept = 0
+    for kernel in mnist.kernels_of(pipeline.model):
+        blocks = keras.ops.convert_to_numpy(kernel).reshape(-1, 4, kernel.shape[-1]) != 0
+        assert (blocks.all(axis=1) == blocks.any(axis=1)).all()
+        kept += blocks.sum()
+    assert kept == 13_308
