@@ -1,10 +1,10 @@
 """Exports every net x pattern x sparsity x quantization and looks for a wrong file.
 
 Each cell is either a file, which is then run on inputs that the export has not checked it on, or
-an error with its reason. A file counts as wrong if its error is above the tolerance, or above three
-times that of the dense file in the same quantization (and above the noise), or if it is larger
-than that dense file. The inputs are among those that int8 is calibrated with: on others, what it
-cuts off would count as an error of the file.
+an error with its reason. A file counts as wrong if its error is above the tolerance, or if it is
+larger than the dense file in the same quantization; a sparse one also if its error is above three
+times that of the dense file (and above the noise). The inputs are among those that int8 is
+calibrated with: on others, what it cuts off would count as an error of the file.
 
     python benchmarks/export_matrix.py [--nets mlp ...]
 
@@ -174,7 +174,8 @@ def cell(model: keras.Model, quantize: str | None, folder: Path) -> dict:
     error, reason = signatures.compare(expected, actual) if reason is None else (None, reason)
     tolerance = litert.TOLERANCES[quantize]
     dense_error = result.candidates[0].max_error
-    limit = min(tolerance, max(3 * dense_error, 0.1 * tolerance))
+    sparse = result.candidates[0].outcome != "kept"
+    limit = min(tolerance, max(3 * dense_error, 0.1 * tolerance)) if sparse else tolerance
     right = reason is None and error <= limit and result.bytes <= result.dense_bytes
     return {
         "outcome": "right" if right else "WRONG",

@@ -74,7 +74,7 @@ def draw(document: dict, path: Path) -> None:
         rows = result["files"]
         shares = [row["flops"] / rows[0]["flops"] for row in rows]
         half = next(row["ratio"] for row in rows if row["share"] == 0.5)
-        label = f"{name}, {rows[0]['milliseconds']:.0f} ms dense: {half:.2f} at half"
+        label = f"{name}, {rows[0]['milliseconds']:.2g} ms dense: {half:.2f} at half"
         axes.plot(shares, [row["ratio"] for row in rows], marker=marker, label=label)
     axes.set(
         xlabel="multiply-adds left, share of the dense network",
