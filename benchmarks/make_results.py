@@ -75,7 +75,7 @@ def describe(run: dict) -> str:
         "paper": f"cut once below {run['amount']:g} std, fine-tuned on labels",
         "gradual": "cut gradually",
         "budget": f"`BudgetPruning(budget={run['amount']:g})`",
-        "structured": f"cut once below {run['amount']:g} of the largest group",
+        "structured": f"inputs and units cut to {run['amount']:.1%} of the FLOPs",
         "channels": f"channels cut to {run['amount']:.1%} of the FLOPs, shrunk",
         "dense": "dense",
     }[run["method"]]
