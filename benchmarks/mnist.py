@@ -160,7 +160,8 @@ class Pipeline:
             keras.optimizers.Adam(rate),
             keras.losses.CategoricalCrossentropy(from_logits=True),
             metrics=["accuracy"],
-            steps_per_execution=self.steps,
+            # PyTorch knows one step at a time only.
+            steps_per_execution=1 if keras.backend.backend() == "torch" else self.steps,
         )
         # As many steps with the shifted images as without.
         size = {"batch_size": BATCH, "steps_per_epoch": self.steps}

@@ -25,10 +25,6 @@ def resnet20(blocks=3):
     return keras.Model(inputs, layers.Dense(10)(x))
 
 
-def resnet56():
-    return resnet20(blocks=9)
-
-
 def padded_shortcuts():
     """A residual net whose shortcuts pad with zero channels, as in the paper for CIFAR."""
     x = inputs = keras.Input((16, 16, 3))
@@ -200,7 +196,6 @@ def channels_first():
 
 NETWORKS = [
     resnet20,
-    resnet56,
     padded_shortcuts,
     unet,
     densenet,

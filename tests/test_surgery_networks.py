@@ -2,7 +2,7 @@ import keras
 import numpy as np
 import pytest
 from cutting import check_shrinks, largest_difference, random_inputs, randomize, to_numpy
-from networks import NETWORKS, channels_first
+from networks import NETWORKS, channels_first, resnet20
 
 from keras_hoyer.surgery import shrink
 
@@ -38,6 +38,13 @@ def test_zeros_anywhere_leave_the_outputs(build, seed):
     small = shrink(model)
     assert small.count_params() < model.count_params()
     assert largest_difference(model, small, inputs_of(model)) <= 1e-4
+
+
+@pytest.mark.skipif(
+    keras.backend.backend() == "jax", reason="minutes of compiling, for layers of ResNet-20's kind"
+)
+def test_a_resnet56_shrinks():
+    check_shrinks(resnet20(blocks=9), 0.6)
 
 
 @pytest.mark.skipif(
