@@ -41,7 +41,8 @@ def test_zeros_anywhere_leave_the_outputs(build, seed):
 
 
 @pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="minutes of compiling, for layers of ResNet-20's kind"
+    keras.backend.backend() == "jax",
+    reason="slow to compile, and has layers of ResNet-20's kinds only",
 )
 def test_a_resnet56_shrinks():
     check_shrinks(resnet20(blocks=9), 0.6)
