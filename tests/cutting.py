@@ -61,6 +61,19 @@ def cut_channels(model, fraction, seed=0, scale=True):
     return cut
 
 
+def zero_slices(model, seed):
+    """Zeroes slices of every weight along every axis, whatever they mean together."""
+    rng = np.random.default_rng(seed)
+    for variable in model.weights:
+        if "variance" in variable.name or not variable.dtype.startswith("float"):
+            continue
+        values = np.array(to_numpy(variable))
+        for axis, size in enumerate(values.shape):
+            gone = rng.random(size) < (0.7 if values.ndim == 1 else 0.4)
+            np.moveaxis(values, axis, 0)[gone] = 0
+        variable.assign(values)
+
+
 def random_inputs(model, seed=1, size=24):
     rng = np.random.default_rng(seed)
     inputs = []

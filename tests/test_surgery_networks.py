@@ -1,7 +1,6 @@
 import keras
-import numpy as np
 import pytest
-from cutting import check_shrinks, largest_difference, random_inputs, randomize, to_numpy
+from cutting import check_shrinks, largest_difference, random_inputs, randomize, zero_slices
 from networks import NETWORKS, channels_first, resnet20
 
 from keras_hoyer.surgery import shrink
@@ -24,17 +23,8 @@ def test_a_network_shrinks(build, fraction):
 @pytest.mark.parametrize("seed", range(2))
 @pytest.mark.parametrize("build", NETWORKS, ids=lambda build: build.__name__)
 def test_zeros_anywhere_leave_the_outputs(build, seed):
-    # Slices of every weight along every axis, whatever they mean together.
     model = randomize(build(), seed)
-    rng = np.random.default_rng(seed)
-    for variable in model.weights:
-        if "variance" in variable.name or not variable.dtype.startswith("float"):
-            continue
-        values = np.array(to_numpy(variable))
-        for axis, size in enumerate(values.shape):
-            gone = rng.random(size) < (0.7 if values.ndim == 1 else 0.4)
-            np.moveaxis(values, axis, 0)[gone] = 0
-        variable.assign(values)
+    zero_slices(model, seed)
     small = shrink(model)
     assert small.count_params() < model.count_params()
     assert largest_difference(model, small, inputs_of(model)) <= 1e-4

@@ -1,8 +1,7 @@
 """Shrinking networks that nobody drew by hand."""
 
 import keras
-import numpy as np
-from cutting import largest_difference, randomize, to_numpy
+from cutting import largest_difference, randomize, zero_slices
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
@@ -100,18 +99,6 @@ def build(steps, flatten):
         tensors.append(x)
     flat = layers.Flatten() if flatten else layers.GlobalAveragePooling2D()
     return keras.Model(inputs, layers.Dense(3)(flat(layers.Conv2D(6, 1)(tensors[-1]))))
-
-
-def zero_slices(model, seed):
-    """Slices of every weight along every axis, whatever they mean together."""
-    rng = np.random.default_rng(seed)
-    for variable in model.weights:
-        if "variance" in variable.name or not variable.dtype.startswith("float"):
-            continue
-        values = np.array(to_numpy(variable))
-        for axis, size in enumerate(values.shape):
-            np.moveaxis(values, axis, 0)[rng.random(size) < 0.4] = 0
-        variable.assign(values)
 
 
 # JAX compiles each operation of each network anew.
