@@ -103,3 +103,23 @@ def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(tmp_p
         assert (blocks.all(axis=1) == blocks.any(axis=1)).all()
         kept += blocks.sum()
     assert kept == 13_308
+
+
+def test_weight_decay_trains_like_an_l2_penalty_on_the_kernels():
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(64, 5)), rng.normal(size=(64, 3))
+
+    def trained(optimizer, regularizer=None):
+        keras.utils.set_random_seed(1)
+        layer = keras.layers.Dense(3, kernel_regularizer=regularizer, bias_initializer="ones")
+        model = keras.Sequential([keras.Input((5,)), layer])
+        model.compile(optimizer, "mse")
+        model.fit(x, y, batch_size=16, epochs=3, shuffle=False, verbose=0)
+        return model.get_weights()
+
+    decayed = trained(mnist.AdamL2(0.01, decay=0.3))
+    penalized = trained(keras.optimizers.Adam(0.01), keras.regularizers.L2(0.15))
+    plain = trained(keras.optimizers.Adam(0.01))
+    for one, other in zip(decayed, penalized, strict=True):
+        np.testing.assert_allclose(one, other, atol=1e-5)
+    assert np.abs(decayed[0] - plain[0]).max() > 1e-3
