@@ -185,6 +185,30 @@ def mean(group: list[dict], name: str = "validation") -> float:
     return float(np.mean([run[name] for run in group]))
 
 
+def cifar_table(lines: list[dict]) -> list[str]:
+    """The table of the networks on CIFAR-10."""
+    groups = defaultdict(list)
+    for line in lines:
+        names = ("depth", "images", "penalty", "factor", "share", "scope", "epochs")
+        groups[str([line[name] for name in names])].append(line)
+    rows = [
+        [
+            f"ResNet-{group[0]['depth']}",
+            group[0]["images"],
+            "dense"
+            if group[0]["share"] == 1
+            else f"{NAMES[group[0]['penalty']]} {group[0]['factor']:g}, {group[0]['scope']}",
+            spread([1 - line["flops_left"] for line in group], 100, 1),
+            spread([line["validation"] for line in group], 100),
+            spread([line["test"] for line in group], 100),
+            len(group),
+        ]
+        for group in groups.values()
+    ]
+    header = ["net", "images", "channels cut after", "FLOPs removed, %"]
+    return table([*header, "validation, %", "test, %", "seeds"], rows)
+
+
 def draw_curves(net: str, runs: list[dict]) -> list[str]:
     """Draws accuracy against nonzero weights: a panel for each method, a curve for each penalty."""
     ours = [run for run in runs if (run["net"], run["protocol"]) == (net, "ours")]
@@ -327,6 +351,9 @@ def main() -> None:
     lines += ["## Structured", ""]
     for net in TITLES:
         lines += structured_tables(net, runs, published)
+    lines += ["### ResNet-20 and ResNet-56, CIFAR-10", ""]
+    lines += ["From `benchmarks/cifar.py`, which is for machines with a GPU; our protocol.", ""]
+    lines += cifar_table(read_lines("cifar.jsonl"))
     applications = FOLDER / "applications.json"
     if applications.exists():
         lines += ["## Shrinking `keras.applications`", ""]

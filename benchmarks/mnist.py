@@ -35,6 +35,7 @@ from pathlib import Path
 import keras
 import numpy as np
 from machine import describe_machine
+from runs import append, done_before
 
 import keras_hoyer as kh
 
@@ -386,25 +387,6 @@ def flops(net: str, widths: list[int]) -> int:
     return 24**2 * 25 * first + 8**2 * 25 * first * second + flat * hidden + hidden * 10
 
 
-def append(file: Path, line: dict) -> None:
-    """Adds a line to the results."""
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with file.open("a") as lines:
-        lines.write(json.dumps(line) + "\n")
-
-
-def done_before(file: Path) -> set[Run]:
-    """The runs that have a line."""
-    if not file.exists():
-        return set()
-    names = [field.name for field in dataclasses.fields(Run)]
-    lines = [json.loads(text) for text in file.read_text().splitlines()]
-    return {
-        Run(**{k: tuple(v) if isinstance(v := line[k], list) else v for k in names})
-        for line in lines
-    }
-
-
 # Shares of the multiply-adds: the paper's, and what to strive for.
 SHARES = {"300-100": (0.062, 0.04), "lenet-5": (0.074, 0.029)}
 # That of Hoyer-Square was chosen on held-out images, the others by the size of their gradients:
@@ -420,7 +402,10 @@ FACTORS = {
 }
 # LeNet-5 takes an order of magnitude longer.
 EPOCHS = {"300-100": (30, 30, 80, 30), "lenet-5": (15, 15, 20, 30)}
+# One cut needs none for cutting, and the penalty more.
+ONE_CUT_EPOCHS = {"300-100": (30, 90, 0, 30), "lenet-5": (15, 45, 0, 15)}
 QUICK_EPOCHS = {"300-100": (6, 12, 16, 12), "lenet-5": (2, 3, 4, 3)}
+QUICK_ONE_CUT_EPOCHS = {"300-100": (6, 36, 0, 12), "lenet-5": (2, 9, 0, 3)}
 KEEP = {"300-100": (9260, 4630, 3330, 2315), "lenet-5": (7000, 3500, 2150, 1400)}
 
 
@@ -444,8 +429,7 @@ def plan(net: str, protocol: str, seeds: list[int], quick: bool) -> Iterator[Run
                 penalty=penalty,
                 factor=factor,
                 amount=0.03,
-                # Without a gradual cut the penalty needs longer.
-                epochs=(epochs[0], 3 * epochs[1], 0, epochs[3]),
+                epochs=(QUICK_ONE_CUT_EPOCHS if quick else ONE_CUT_EPOCHS)[net],
                 teacher="labels",
                 shifts=False,
                 dropout=False,
@@ -505,7 +489,7 @@ def main() -> None:
                     amount=amount,
                     weight_decay=run.weight_decay if decay is None else decay,
                 )
-            if chosen not in done_before(arguments.results):
+            if chosen not in done_before(arguments.results, Run):
                 line = Pipeline(chosen, arguments.data, arguments.cache).result()
                 append(arguments.results, line)
                 print(json.dumps(line), flush=True)

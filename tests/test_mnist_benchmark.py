@@ -5,6 +5,7 @@ import keras
 import mnist
 import numpy as np
 import pytest
+import runs
 
 
 @pytest.mark.parametrize(
@@ -61,10 +62,10 @@ def test_a_unit_goes_with_its_inputs_in_the_next_kernel(share):
 def test_a_run_that_has_a_line_is_known_again(tmp_path):
     run = mnist.Run("300-100", "ours", "gradual", penalty="HoyerSquare", factor=1e-4, amount=4630)
     file = tmp_path / "results" / "mnist.jsonl"
-    assert mnist.done_before(file) == set()
-    mnist.append(file, {**dataclasses.asdict(run), "nonzero": 4630})
-    assert mnist.done_before(file) == {run}
-    assert dataclasses.replace(run, seed=1) not in mnist.done_before(file)
+    assert runs.done_before(file, mnist.Run) == set()
+    runs.append(file, {**dataclasses.asdict(run), "nonzero": 4630})
+    assert runs.done_before(file, mnist.Run) == {run}
+    assert dataclasses.replace(run, seed=1) not in runs.done_before(file, mnist.Run)
     assert json.loads(file.read_text())["nonzero"] == 4630
 
 
