@@ -69,16 +69,19 @@ def test_a_run_that_has_a_line_is_known_again(tmp_path):
     assert json.loads(file.read_text())["nonzero"] == 4630
 
 
-def test_the_protocols_hold_out_what_they_say(tmp_path):
+def noise_file(folder, count):
+    """A file as MNIST's, with that many training images."""
     rng = np.random.default_rng(0)
-    arrays = {
-        "x_train": rng.integers(0, 255, (60_000, 28, 28), "uint8"),
-        "y_train": rng.integers(0, 10, 60_000, "uint8"),
-        "x_test": rng.integers(0, 255, (100, 28, 28), "uint8"),
-        "y_test": rng.integers(0, 10, 100, "uint8"),
-    }
-    file = tmp_path / "mnist.npz"
-    np.savez(file, **arrays)
+    arrays = {}
+    for split, size in (("train", count), ("test", 100)):
+        arrays[f"x_{split}"] = rng.integers(0, 255, (size, 28, 28), "uint8")
+        arrays[f"y_{split}"] = rng.integers(0, 10, size, "uint8")
+    np.savez(folder / "mnist.npz", **arrays)
+    return folder / "mnist.npz"
+
+
+def test_the_protocols_hold_out_what_they_say(tmp_path):
+    file = noise_file(tmp_path, 60_000)
     train, watch, test = mnist.load_data(file, "300-100", "ours")
     assert (len(train[0]), len(watch[0]), len(test[0])) == (55_000, 5000, 100)
     train, watch, _ = mnist.load_data(file, "300-100", "paper")
@@ -86,17 +89,9 @@ def test_the_protocols_hold_out_what_they_say(tmp_path):
 
 
 def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(tmp_path):
-    rng = np.random.default_rng(0)
-    arrays = {
-        "x_train": rng.integers(0, 255, (5200, 28, 28), "uint8"),
-        "y_train": rng.integers(0, 10, 5200, "uint8"),
-        "x_test": rng.integers(0, 255, (100, 28, 28), "uint8"),
-        "y_test": rng.integers(0, 10, 100, "uint8"),
-    }
-    np.savez(tmp_path / "mnist.npz", **arrays)
     options = {"penalty": "GroupHoyerSquare", "factor": 2e-4, "amount": 13_308}
     run = mnist.Run("300-100", "ours", "blocks", **options, epochs=(1, 1, 2, 1))
-    pipeline = mnist.Pipeline(run, tmp_path / "mnist.npz", tmp_path)
+    pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
     pipeline.train_all()
     kept = 0
     for kernel in mnist.kernels_of(pipeline.model):
