@@ -13,6 +13,7 @@ import numpy as np
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
+import matplotlib.ticker
 
 FOLDER = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "RESULTS.md"
@@ -226,9 +227,11 @@ def draw_curves(net: str, runs: list[dict]) -> list[str]:
         len(panels),
         figsize=(0.8 + 5 * len(panels), 4),
         layout="constrained",
+        sharex=True,
         sharey=True,
         squeeze=False,
     )
+    best = max(100 * run["test"] for run in ours)
     for axes, (title, penalties) in zip(columns[0], panels.items(), strict=True):
         for penalty, groups in sorted(penalties.items()):
             curve = front(groups)
@@ -243,10 +246,15 @@ def draw_curves(net: str, runs: list[dict]) -> list[str]:
                 color = line[0].get_color()
                 axes.plot(run["nonzero"], 100 * run["test"], ".", color=color, alpha=0.4)
         axes.set_xscale("log")
+        axes.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+        axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         axes.set_xlabel("nonzero weights")
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
+    # Below, a net is of no use to anyone.
+    columns[0, 0].set_ylim(bottom=max(best - 2, columns[0, 0].get_ylim()[0]))
     columns[0, 0].set_ylabel("test accuracy at the last epoch, %")
     file = FOLDER / f"curves-{net}.png"
     figure.savefig(file, dpi=110)

@@ -254,7 +254,8 @@ class Pipeline:
         run = self.run
         criteria, one_shot = kh.criteria, kh.schedules.OneShot(0)
         if run.method == "budget":
-            cut = kh.callbacks.BudgetPruning(run.amount, begin=5)
+            begin = min(5, run.epochs[2] // 3)
+            cut = kh.callbacks.BudgetPruning(run.amount, begin=begin)
             self.cut_epochs = len(self.fit(run.epochs[2], 1e-3, decay=False, callbacks=[cut]).epoch)
             return self.fit(run.epochs[3], 1e-3, decay=True).history["val_accuracy"]
         if run.method in ("gradual", "blocks", "channels"):
@@ -400,6 +401,14 @@ FACTORS = {
     "GroupLasso": 3e-4,
     "GroupHoyerSquare": 3e-4,
 }
+# With one cut: factor, and threshold as a share of each kernel's standard deviation.
+ONE_CUT = {
+    "HoyerSquare": (1e-4, 0.1),
+    "L1": (1e-4, 0.8),
+    "none": (0.0, 2.0),
+    "Hoyer": (4e-3, 0.1),
+    "TransformedL1": (5e-5, 0.8),
+}
 # LeNet-5 takes an order of magnitude longer.
 EPOCHS = {"300-100": (30, 30, 80, 30), "lenet-5": (15, 15, 20, 30)}
 # One cut needs none for cutting, and the penalty more.
@@ -422,13 +431,13 @@ def plan(net: str, protocol: str, seeds: list[int], quick: bool) -> Iterator[Run
                 yield dataclasses.replace(
                     base, method="gradual", penalty=penalty, factor=FACTORS[penalty], amount=keep
                 )
-        for penalty, factor in [("HoyerSquare", 2e-4), ("L1", 2e-5)][: 1 if quick else 2]:
+        for penalty, (factor, ratio) in itertools.islice(ONE_CUT.items(), 1 if quick else None):
             yield dataclasses.replace(
                 base,
                 method="paper",
                 penalty=penalty,
                 factor=factor,
-                amount=0.03,
+                amount=ratio,
                 epochs=(QUICK_ONE_CUT_EPOCHS if quick else ONE_CUT_EPOCHS)[net],
                 teacher="labels",
                 shifts=False,

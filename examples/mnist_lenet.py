@@ -65,15 +65,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--net", choices=["300-100", "lenet-5"], default="300-100")
     parser.add_argument("--data", type=Path, help="an mnist.npz; default: keras.datasets.mnist")
-    parser.add_argument("--factor", type=float, help="default: 2e-4 for 300-100, 1e-4 for lenet-5")
-    parser.add_argument("--ratio", type=float, default=0.03, help="threshold / standard deviation")
+    parser.add_argument("--factor", type=float, default=1e-4, help="of the penalty")
+    parser.add_argument("--ratio", type=float, default=0.1, help="threshold / standard deviation")
     parser.add_argument("--dense-epochs", type=int, default=20)
-    parser.add_argument("--sparse-epochs", type=int, default=60)
+    parser.add_argument("--sparse-epochs", type=int, default=90)
     parser.add_argument("--tuning-epochs", type=int, default=30)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--out", type=Path, default=Path("out/mnist"), help="folder for the files")
     arguments = parser.parse_args()
-    factor = arguments.factor or {"300-100": 2e-4, "lenet-5": 1e-4}[arguments.net]
     arguments.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(arguments.seed)
     train, validation, test = load_data(arguments.data)
@@ -86,7 +85,7 @@ def main() -> None:
     dense_accuracy = model.evaluate(*test, verbose=0)[1]
 
     print("\n2. Sparse training with the penalty, the cut, fine-tuning with the zeros kept")
-    kh.regularize(model, kh.HoyerSquare(factor))
+    kh.regularize(model, kh.HoyerSquare(arguments.factor))
     compile_model(model, 1e-3)
     cut = kh.callbacks.Pruning(
         kh.criteria.StdThreshold(arguments.ratio), kh.schedules.OneShot(arguments.sparse_epochs)
@@ -104,7 +103,7 @@ def main() -> None:
     figures = {
         "net": arguments.net,
         "seed": arguments.seed,
-        "factor": factor,
+        "factor": arguments.factor,
         "ratio": arguments.ratio,
         "dense_test_accuracy": dense_accuracy,
         "sparse_test_accuracy": sparse_accuracy,
