@@ -353,6 +353,8 @@ def main() -> None:
     runs = read_lines("mnist.jsonl")
     published = json.loads((FOLDER / "published.json").read_text())
     lines = [*(FOLDER / "introduction.md").read_text().splitlines(), ""]
+    hours = sum(run["seconds"] for run in runs) / 3600
+    lines += [f"The {len(runs)} runs on MNIST took {hours:.1f} hours, most on one core.", ""]
     lines += ["## Element-wise", ""]
     for net in TITLES:
         lines += element_tables(net, runs, published) + draw_curves(net, runs)
