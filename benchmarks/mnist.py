@@ -1,8 +1,8 @@
 """The paper's MNIST tables: LeNet-300-100 and LeNet-5, a line of JSON for each run.
 
     KERAS_BACKEND=jax python benchmarks/mnist.py --quick
-    KERAS_BACKEND=jax python benchmarks/mnist.py tables --net 300-100 --data mnist.npz
-    KERAS_BACKEND=jax python benchmarks/mnist.py run --penalty HoyerSquare --factor 2e-4 --keep 4630
+    KERAS_BACKEND=jax python benchmarks/mnist.py --net 300-100 --data mnist.npz --seeds 0 1 2
+    python benchmarks/mnist.py --net lenet-5 --method gradual --penalty L1 --factor 2e-5 5e-5
 
 A run trains densely, then with a penalty, cuts, and fine-tunes with the zeros kept. Its line is
 appended to the results as soon as it is done, and a run that has a line is not done again: stop and
@@ -15,13 +15,13 @@ images are held out, and the best test accuracy of all fine-tuning epochs counts
 Methods. `paper`: one cut below a share of each kernel's standard deviation, fine-tuning at 1e-4.
 `gradual`: the smallest weights of all kernels go little by little while the penalty is on; then
 fine-tuning with cosine decay. All of it learns the dense model's softened outputs, for the images
-and for copies shifted by a pixel. `budget`: the same with
-`callbacks.BudgetPruning`, which finds out itself how far it can go. `channels` (LeNet-5) cuts the
-same share of the channels of each layer, little by little until a share of the multiply-adds is
-left, with the penalty over what is removed together, and shrinks the model before it is fine-tuned.
-`structured` (LeNet-300-100) does so with input features as well, as the paper does; these stay in
-the model as zeros. `blocks`, which `benchmarks/blocks.py` runs: as `gradual`, in blocks of four
-inputs of one unit.
+and for copies shifted by a pixel. `budget`: the same with `callbacks.BudgetPruning`, which finds
+out itself how far it can go. `channels` (LeNet-5) cuts the same share of the channels of each
+layer, little by little until a share of the multiply-adds is left, with the penalty over what is
+removed together, and shrinks the model before it is fine-tuned. `structured` (LeNet-300-100) does
+so with input features as well and with weight decay, as the paper does; the zeros stay in the
+model. `blocks`, which `benchmarks/blocks.py` runs: as `gradual`, in blocks of four inputs of one
+unit.
 """
 
 import argparse
