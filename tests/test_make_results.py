@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import make_results
 import pytest
 
@@ -45,3 +47,31 @@ def test_committed_results_are_whole_lines_of_known_nets():
         assert ("validation" in line) == (line["protocol"] == "ours")
         assert ("best_test" in line) == (line["protocol"] == "paper")
         assert line["nonzero"] == pytest.approx(sum(line["layers"]))
+
+
+@pytest.mark.parametrize(
+    ("row", "net", "method", "amount", "weight_decay"),
+    [
+        ("LeNet-300-100, `BudgetPruning", "300-100", "budget", 0.002, 0.0),
+        ("LeNet-300-100, `TargetSparsity`", "300-100", "gradual", 4630, 0.0),
+        ("LeNet-300-100, inputs and units", "300-100", "structured", 0.062, 2e-4),
+        ("LeNet-5, `TargetSparsity`", "lenet-5", "gradual", 3500, 0.0),
+        ("LeNet-5, `TargetFlops`", "lenet-5", "channels", 0.074, 0.0),
+    ],
+)
+def test_the_readme_has_the_means_of_the_results(row, net, method, amount, weight_decay):
+    wanted = (net, "ours", method, amount, weight_decay)
+    names = ("net", "protocol", "method", "amount", "weight_decay")
+    [group] = [
+        group
+        for group in make_results.by_setting(make_results.read_lines("mnist.jsonl"))
+        if tuple(group[0][name] for name in names) == wanted and len(group) == 3
+    ]
+    readme = Path(__file__).parent.parent / "README.md"
+    [line] = [line for line in readme.read_text().splitlines() if line.startswith(f"| {row}")]
+    assert line.endswith(f"| {100 * make_results.mean(group, 'test'):.2f}% |")
+    if method in ("budget", "gradual"):
+        assert f"{group[0]['nonzero']:,}" in line
+    else:
+        flops = group[0]["flops"] / make_results.DENSE_FLOPS[net]
+        assert f"{flops:.1%} of the multiply-adds" in line
