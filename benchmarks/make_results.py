@@ -85,6 +85,7 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 def describe(run: dict) -> str:
     """What a run did, in words."""
     name = NAMES.get(run["penalty"], run["penalty"])
+    penalty = name if run["penalty"] == "none" else f"{name} {run['factor']:g}"
     how = {
         "paper": f"cut once below {run['amount']:g} std, fine-tuned on labels",
         "gradual": "cut gradually",
@@ -98,7 +99,7 @@ def describe(run: dict) -> str:
     taught = {"labels": "", "dense": ", distilled"}[run["teacher"]]
     shifted = ", shifted images" if run["shifts"] else ""
     decay = f", weight decay {run['weight_decay']:g}" if run["weight_decay"] else ""
-    return f"{name} {run['factor']:g}, {how}{taught}{shifted}{decay}"
+    return f"{penalty}, {how}{taught}{shifted}{decay}"
 
 
 def element_tables(net: str, runs: list[dict], published: dict) -> list[str]:
