@@ -197,7 +197,7 @@ def structured_tables(net: str, runs: list[dict], published: dict) -> list[str]:
 
 
 def front(groups: list[list[dict]]) -> list[list[dict]]:
-    """The settings that no other beats in validation accuracy with as few weights, dense first."""
+    """The settings that no other of their size or smaller beats in validation accuracy."""
     chosen, best = [], -1.0
     for group in sorted(groups, key=lambda group: (mean(group, "nonzero"), -mean(group))):
         if mean(group) > best:
