@@ -4,6 +4,7 @@ A criterion sees one `UnitScores` a kernel (or group of kernels that are cut tog
 a boolean array for each, true where a unit stays. `progress` is the schedule's part of the way.
 """
 
+import bisect
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -13,7 +14,7 @@ import numpy as np
 from keras_hoyer import measures
 from keras_hoyer.patterns import Channel, NByM, Pattern
 
-FlopsLeft = Callable[[list[np.ndarray], list[np.ndarray]], float]
+FlopsLeft = Callable[[Sequence[int]], float]
 
 
 @dataclass(frozen=True)
@@ -216,8 +217,9 @@ class TargetSparsity(Criterion):
 class TargetFlops(Criterion):
     """Cuts the channels of the smallest scores until a share of the multiply-adds is left.
 
-    Of the channels in the order of their scores, as few are cut as reach the target. Equal scores
-    are cut as `TargetSparsity` cuts them. Goes with `patterns.Channel`.
+    Of the channels in the order of their scores, as few are cut as reach the target; those among
+    them that still fit within it come back, the best first. Equal scores are cut as
+    `TargetSparsity` cuts them. Goes with `patterns.Channel`.
 
     Args:
         fraction: Float in `(0, 1)`: share of the model's multiply-adds that is left.
@@ -267,27 +269,33 @@ class TargetFlops(Criterion):
         target = 1 - (1 - self.fraction) * progress
         places = scores if self.scope == "global" else [_places(values) for values in scores]
         order = np.argsort(np.concatenate(places), kind="stable")
-        ends = np.cumsum([values.size for values in scores])[:-1]
+        sizes = [values.size for values in scores]
+        layer = np.repeat(np.arange(len(sizes)), sizes)
 
-        def without(count: int) -> list[np.ndarray]:
-            stay = np.ones(order.size, bool)
-            stay[order[:count]] = False
-            return np.split(stay, ends)
+        def counts(cut: int) -> np.ndarray:
+            return np.bincount(layer[order[cut:]], minlength=len(sizes))
 
-        least, most = 0, order.size
-        if flops(without(most), scores) > target:
+        fewest = flops(counts(order.size))
+        if fewest > target:
             raise ValueError(
                 f"{target:.1%} of the multiply-adds cannot be reached: with the fewest channels "
-                f"that may stay, {flops(without(most), scores):.1%} are left. Raise `fraction`, or "
-                "choose more layers or a smaller `min_channels`."
+                f"that may stay, {fewest:.1%} are left. Raise `fraction`, or choose more layers or "
+                "a smaller `min_channels`."
             )
-        while least < most:
-            count = (least + most) // 2
-            if flops(without(count), scores) <= target:
-                most = count
-            else:
-                least = count + 1
-        return without(least)
+        cut = bisect.bisect_left(range(order.size), True, key=lambda n: flops(counts(n)) <= target)
+        stay = np.ones(order.size, bool)
+        stay[order[:cut]] = False
+        kept, full = counts(cut), np.zeros(len(sizes), bool)
+        alive = np.concatenate(scores) > 0
+        for unit in order[:cut][::-1]:
+            # One channel of a layer takes as much as any other of it.
+            if alive[unit] and not full[layer[unit]]:
+                kept[layer[unit]] += 1
+                stay[unit] = flops(kept) <= target
+                if not stay[unit]:
+                    kept[layer[unit]] -= 1
+                    full[layer[unit]] = True
+        return np.split(stay, np.cumsum(sizes)[:-1])
 
 
 def _keep_largest(scores: Sequence[np.ndarray], sparsity: float) -> list[np.ndarray]:

@@ -75,10 +75,15 @@ class ChannelUnits:
         reference = float(scores[alive].mean()) if alive.any() else 1.0
         return UnitScores(self.name, scores.astype("float32"), std, reference)
 
+    def count_kept(self, wanted: int) -> int:
+        """How many channels stay where so many are wanted."""
+        multiple = self._pattern.multiple_of
+        wanted = max(wanted, self._pattern.min_channels)
+        return min(multiple * -(-wanted // multiple), self.group.channels)
+
     def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Keeps more of the best channels, up to the least number and multiple of the pattern."""
-        wanted = max(np.count_nonzero(keep), self._pattern.min_channels)
-        wanted = min(self._pattern.multiple_of * -(-wanted // self._pattern.multiple_of), keep.size)
+        wanted = self.count_kept(np.count_nonzero(keep))
         # Stable, so that of equal channels those of the lower indices are cut, as criteria do.
         order = np.argsort(np.where(keep, np.inf, scores), kind="stable")
         restricted = np.zeros(keep.shape, bool)
@@ -95,11 +100,11 @@ class ChannelUnits:
                 np.moveaxis(mask, part.axis, 0)[part.indices[~keep]] = False
         return masks
 
-    def kept_on(self, keep: np.ndarray) -> Iterable[tuple[int, int, float]]:
-        """For each kernel axis with these channels: variable id, axis, and share that is cut."""
+    def shares(self) -> Iterable[tuple[int, int, float]]:
+        """For each kernel axis with these channels: variable id, axis, and a channel's share."""
         for part in (*self.group.producing, *self.group.consuming):
-            cut = np.count_nonzero(~keep) * part.indices.shape[1]
-            yield id(part.variable), part.axis, cut / part.variable.shape[part.axis]
+            share = part.indices.shape[1] / part.variable.shape[part.axis]
+            yield id(part.variable), part.axis, share
 
     def _is_kernel(self, part: Slice) -> bool:
         weight = self._weights.get(id(part.variable))
@@ -146,7 +151,7 @@ class FlopsLeft:
     """
 
     def __init__(self, model: keras.Model, units: Sequence[ChannelUnits]) -> None:
-        self._units = units
+        self._units = [(entry, list(entry.shares())) for entry in units]
         uses = kernel_uses(model)
         self._flops = {
             kernel: uses.get(id(kernel.variable), 0) * math.prod(kernel.shape)
@@ -154,12 +159,13 @@ class FlopsLeft:
         }
         self._total = sum(self._flops.values())
 
-    def __call__(self, keep: Sequence[np.ndarray], scores: Sequence[np.ndarray]) -> float:
-        """Share that is left after these channels, and those that must stay with them."""
+    def __call__(self, counts: Sequence[int]) -> float:
+        """Share that is left when so many channels of each are wanted."""
         cut: dict[tuple[int, int], float] = {}
-        for units, kept, values in zip(self._units, keep, scores, strict=True):
-            for variable, axis, share in units.kept_on(units.restrict(kept, values)):
-                cut[variable, axis] = cut.get((variable, axis), 0.0) + share
+        for (units, shares), count in zip(self._units, counts, strict=True):
+            gone = units.group.channels - units.count_kept(count)
+            for variable, axis, share in shares:
+                cut[variable, axis] = cut.get((variable, axis), 0.0) + gone * share
         left = 0.0
         for kernel, flops in self._flops.items():
             axes = range(len(kernel.shape))

@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 import keras_hoyer as kh
+from keras_hoyer.units import FlopsLeft, find_units
 
 
 def residual_net(width: int = 16) -> keras.Model:
@@ -122,6 +123,24 @@ def test_target_flops_is_reached_and_not_by_far(fraction):
     assert after >= fraction * before - before / 10
 
 
+@pytest.mark.parametrize("scope", ["global", "layer"])
+@pytest.mark.parametrize("fraction", [0.75, 0.4, 0.1])
+def test_target_flops_leaves_room_for_no_channel_more(scope, fraction):
+    model = residual_net()
+    pattern = kh.patterns.Channel()
+    # Channels that are gone already take no room.
+    kh.prune(model, kh.criteria.TargetSparsity(0.1), pattern)
+    units = find_units(model, pattern)
+    scores = [entry.score() for entry in units]
+    values = [entry.relative for entry in scores]
+    left = FlopsLeft(model, units)
+    kept = kh.criteria.TargetFlops(fraction, scope).keep(scores, flops=left)
+    counts = np.array([stay.sum() for stay in kept])
+    assert left(counts) <= fraction
+    for one, stay, score in zip(np.eye(len(kept), dtype=int), kept, values, strict=True):
+        assert left(counts + one) > fraction or not (~stay & (score > 0)).any()
+
+
 @pytest.mark.parametrize("fraction", [0.5, 0.1])
 def test_target_flops_by_layer_takes_the_same_share_of_each(fraction):
     model = residual_net()
@@ -132,7 +151,8 @@ def test_target_flops_by_layer_takes_the_same_share_of_each(fraction):
     small = kh.shrink(model)
     assert sum(kh.count_flops(small).values()) <= fraction * before
     stem, inner = (small.get_layer(name).filters for name in ("stem", "inner"))
-    assert abs(stem / 16 - inner / 24) <= 1 / 16
+    # But for a channel of each: one layer may have room for one more where the other has none.
+    assert abs(stem / 16 - inner / 24) <= 1 / 16 + 1 / 24
 
 
 def test_a_multiple_and_a_least_number_of_channels_stay():
