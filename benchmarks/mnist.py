@@ -13,15 +13,17 @@ accuracy is read once, at the last epoch. `paper` (Yang, Wen and Li, "DeepHoyer"
 images are held out, and the best test accuracy of all fine-tuning epochs counts.
 
 Methods. `paper`: one cut below a share of each kernel's standard deviation, fine-tuning at 1e-4.
-`gradual`: the smallest weights of all kernels go little by little while the penalty is on; then
-fine-tuning with cosine decay. All of it learns the dense model's softened outputs, for the images
-and for copies shifted by a pixel. `budget`: the same with `callbacks.BudgetPruning`, which finds
-out itself how far it can go. `channels` (LeNet-5) cuts the same share of the channels of each
-layer, little by little until a share of the multiply-adds is left, with the penalty over what is
-removed together, and shrinks the model before it is fine-tuned. `structured` (LeNet-300-100) does
-so with input features as well and with weight decay, as the paper does; the zeros stay in the
-model. `blocks`, which `benchmarks/blocks.py` runs: as `gradual`, in blocks of four inputs of one
-unit.
+`once`: the learning rate of sparse training decays to 0 before the one cut, which takes the
+smallest weights of all kernels, and fine-tuning learns the dense model's outputs as `gradual` does.
+`threshold`: as `once`, but cut by the paper's rule. `gradual`: the smallest weights of all kernels
+go little by little while the penalty is on; then fine-tuning with cosine decay. All of it learns
+the dense model's softened outputs, for the images and for copies shifted by a pixel. `budget`: the
+same with `callbacks.BudgetPruning`, which finds out itself how far it can go. `channels` (LeNet-5)
+cuts the same share of the channels of each layer, little by little until a share of the
+multiply-adds is left, with weight decay and with the penalty over what is removed together, and
+shrinks the model after each cut, so that it trains faster and faster. `structured` (LeNet-300-100)
+does so with input features as well, as the paper does; the zeros stay in the model. `blocks`, which
+`benchmarks/blocks.py` runs: as `gradual`, in blocks of four inputs of one unit.
 """
 
 import argparse
@@ -41,10 +43,14 @@ import keras_hoyer as kh
 
 BATCH = 100
 KERNELS = {"300-100": 266_200, "lenet-5": 430_500}
+# Inputs of each layer; of a convolution its filters.
+WIDTHS = {"300-100": [784, 300, 100], "lenet-5": [20, 50, 800, 500]}
 HOLDOUT = 5000
 TEMPERATURE = 2.0
 SHIFTS = ((0, 0), (1, 0), (-1, 0), (0, 1), (0, -1))
 BLOCK = kh.patterns.Block((4, 1))
+# Sparse training of these ends with small steps.
+DECAYED = ("once", "threshold")
 # What group penalties take for a group, by method.
 GROUPS = {"structured": {"axis": (-2, -1)}, "blocks": {"pattern": BLOCK}, "channels": {}}
 
@@ -56,13 +62,13 @@ class Run:
     Attributes:
         net: `"300-100"` or `"lenet-5"`.
         protocol: `"ours"` or `"paper"`.
-        method: `"dense"`, `"paper"`, `"gradual"`, `"blocks"`, `"budget"`, `"structured"` or
-            `"channels"`.
+        method: `"dense"`, `"paper"`, `"once"`, `"threshold"`, `"gradual"`, `"blocks"`, `"budget"`,
+            `"structured"` or `"channels"`.
         penalty: Name of a penalty of `keras_hoyer`, `"L1"` or `"none"`.
         factor: The penalty's factor.
         amount: How much goes: the ratio of the threshold (`paper`), the number of weights to keep
-            (`gradual`, `blocks`), the budget of validation accuracy (`budget`) or the share of the
-            multiply-adds to keep (`channels`, `structured`).
+            (`once`, `threshold`, `gradual`, `blocks`), the budget of validation accuracy (`budget`)
+            or the share of the multiply-adds to keep (`channels`, `structured`).
         seed: Of initial weights and order of images.
         dropout: Whether the dense model is trained with dropout.
         weight_decay: What `AdamL2` adds of the kernels, after dense training.
@@ -222,10 +228,8 @@ class Pipeline:
     def sparse(self) -> None:
         """Trains with the penalty, if there is one, or loads what was trained."""
         run = self.run
-        if run.penalty != "none":
-            penalty = penalty_of(run.penalty, run.factor, run.method)
-            coupled = "coupled" if run.method == "channels" else None
-            kh.regularize(self.model, penalty, groups=coupled)
+        decay = run.method in DECAYED
+        self.penalize()
         file = self.trained_before(
             run.penalty,
             run.factor,
@@ -234,12 +238,21 @@ class Pipeline:
             run.shifts,
             run.dropout,
             *([run.weight_decay] if run.weight_decay else []),
+            *(["decayed"] if decay else []),
             *run.epochs[:2],
         )
         if not file.exists():
-            self.fit(run.epochs[1], 1e-3, decay=False, validation_data=None)
+            self.fit(run.epochs[1], 1e-3, decay, validation_data=None)
             self.model.save_weights(file)
         self.model.load_weights(file)
+
+    def penalize(self) -> None:
+        """Puts the penalty on the model, if there is one."""
+        run = self.run
+        if run.penalty != "none":
+            penalty = penalty_of(run.penalty, run.factor, run.method)
+            coupled = "coupled" if run.method == "channels" else None
+            kh.regularize(self.model, penalty, groups=coupled)
 
     def soften(self) -> None:
         """Puts the model's softened outputs in the place of the labels."""
@@ -258,37 +271,52 @@ class Pipeline:
             cut = kh.callbacks.BudgetPruning(run.amount, begin=begin)
             self.cut_epochs = len(self.fit(run.epochs[2], 1e-3, decay=False, callbacks=[cut]).epoch)
             return self.fit(run.epochs[3], 1e-3, decay=True).history["val_accuracy"]
-        if run.method in ("gradual", "blocks", "channels"):
+        if run.method in DECAYED:
+            criterion = (
+                criteria.TargetSparsity(1 - run.amount / KERNELS[run.net])
+                if run.method == "once"
+                else criteria.StdThreshold(std_ratio(self.model, int(run.amount)))
+            )
+            cut = kh.callbacks.Pruning(criterion, one_shot)
+            return self.fit(run.epochs[3], 1e-3, True, callbacks=[cut]).history["val_accuracy"]
+        if run.method in ("gradual", "blocks"):
             curve = kh.schedules.Polynomial(
                 0, run.epochs[2] - -(-run.epochs[2] // 20), frequency=-(-run.epochs[2] // 10)
             )
-            criterion, pattern = (
-                (criteria.TargetFlops(run.amount, scope="layer"), kh.patterns.Channel())
-                if run.method == "channels"
-                else (
-                    criteria.TargetSparsity(1 - run.amount / KERNELS[run.net]),
-                    BLOCK if run.method == "blocks" else kh.patterns.Unstructured(),
-                )
-            )
+            criterion = criteria.TargetSparsity(1 - run.amount / KERNELS[run.net])
+            pattern = BLOCK if run.method == "blocks" else kh.patterns.Unstructured()
             cut = kh.callbacks.Pruning(criterion, curve, pattern)
             self.fit(run.epochs[2], 1e-3, decay=False, callbacks=[cut], validation_data=None)
             self.cut_epochs = run.epochs[2]
-            if run.method == "channels":
-                self.model = kh.shrink(kh.strip(self.model))
             return self.fit(run.epochs[3], 1e-3, decay=True).history["val_accuracy"]
-        if run.method == "structured":
-            # Far below any weight: keeps what is zero.
-            criterion, steps = criteria.Threshold(1e-30), min(10, run.epochs[2])
+        if run.method in ("channels", "structured"):
+            keep_zeros = criteria.Threshold(1e-30)  # far below any weight
+            steps = min(10, run.epochs[2])
             for step in range(1, steps + 1):
-                zero_units(self.model, 1 - (1 - run.amount) * (1 - (1 - step / steps) ** 3))
-                kh.prune(self.model, criterion)
+                share = 1 - (1 - run.amount) * (1 - (1 - step / steps) ** 3)
+                if run.method == "channels":
+                    self.shrink(share)
+                else:
+                    zero_units(self.model, share)
+                    kh.prune(self.model, keep_zeros)
                 self.fit(run.epochs[2] // steps, 1e-3, decay=False, validation_data=None)
             self.cut_epochs = run.epochs[2] // steps * steps
             # Takes the penalty off.
-            cut = kh.callbacks.Pruning(criterion, one_shot)
+            cut = kh.callbacks.Pruning(keep_zeros, one_shot)
             return self.fit(run.epochs[3], 1e-3, True, callbacks=[cut]).history["val_accuracy"]
         cut = kh.callbacks.Pruning(criteria.StdThreshold(run.amount), one_shot)
         return self.fit(run.epochs[3], 1e-4, False, callbacks=[cut]).history["val_accuracy"]
+
+    def shrink(self, share: float) -> None:
+        """Removes channels until this share of the net's multiply-adds is left."""
+        left = flops(self.run.net, live_widths(self.model))
+        relative = share * flops(self.run.net, WIDTHS[self.run.net]) / left
+        if relative < 1:
+            kh.prune(
+                self.model, kh.criteria.TargetFlops(relative, scope="layer"), kh.patterns.Channel()
+            )
+            self.model = kh.shrink(kh.strip(self.model))
+            self.penalize()
 
     def train_all(self) -> tuple[float, float, float]:
         """Runs all the training.
@@ -344,6 +372,13 @@ def kernels_of(model: keras.Model) -> list[keras.Variable]:
     return [layer.kernel for layer in model.layers if hasattr(layer, "kernel")]
 
 
+def std_ratio(model: keras.Model, keep: int) -> float:
+    """The share of each kernel's standard deviation above which so many weights are."""
+    kernels = [keras.ops.convert_to_numpy(kernel) for kernel in kernels_of(model)]
+    relative = np.concatenate([np.abs(kernel / kernel.std()).ravel() for kernel in kernels])
+    return float(np.sort(relative)[-keep - 1 : -keep + 1].mean())
+
+
 def zero_units(model: keras.Model, share: float) -> None:
     """Sets input features and units of LeNet-300-100 to zero until so few multiply-adds are left.
 
@@ -390,12 +425,12 @@ def flops(net: str, widths: list[int]) -> int:
 
 # Shares of the multiply-adds: the paper's, and what to strive for.
 SHARES = {"300-100": (0.062, 0.04), "lenet-5": (0.074, 0.029)}
-# That of Hoyer-Square was chosen on held-out images, the others by the size of their gradients:
+# Those of single weights were chosen on held-out images, the others by the size of their gradients:
 # `--factor` sweeps them.
 FACTORS = {
     "none": 0.0,
-    "L1": 2e-5,
-    "TransformedL1": 2e-5,
+    "L1": 5e-5,
+    "TransformedL1": 5e-5,
     "Hoyer": 4e-3,
     "HoyerSquare": 1e-4,
     "GroupLasso": 3e-4,
@@ -409,12 +444,15 @@ ONE_CUT = {
     "Hoyer": (4e-3, 0.1),
     "TransformedL1": (5e-5, 0.8),
 }
-# LeNet-5 takes an order of magnitude longer.
+# Dense, sparse, cutting, fine-tuning; LeNet-5 takes an order of magnitude longer.
 EPOCHS = {"300-100": (30, 30, 80, 30), "lenet-5": (15, 15, 20, 30)}
 # One cut needs none for cutting, and the penalty more.
 ONE_CUT_EPOCHS = {"300-100": (30, 90, 0, 30), "lenet-5": (15, 45, 0, 15)}
+# Nor does it after sparse training that decays.
+DECAYED_EPOCHS = {"300-100": (30, 60, 0, 20), "lenet-5": (15, 20, 0, 15)}
 QUICK_EPOCHS = {"300-100": (6, 12, 16, 12), "lenet-5": (2, 3, 4, 3)}
 QUICK_ONE_CUT_EPOCHS = {"300-100": (6, 36, 0, 12), "lenet-5": (2, 9, 0, 3)}
+QUICK_DECAYED_EPOCHS = {"300-100": (6, 18, 0, 8), "lenet-5": (2, 5, 0, 3)}
 KEEP = {"300-100": (9260, 4630, 3330, 2315), "lenet-5": (7000, 3500, 2150, 1400)}
 
 
@@ -430,6 +468,16 @@ def plan(net: str, protocol: str, seeds: list[int], quick: bool) -> Iterator[Run
             for keep in keeps:
                 yield dataclasses.replace(
                     base, method="gradual", penalty=penalty, factor=FACTORS[penalty], amount=keep
+                )
+        for method, penalty in itertools.product(DECAYED, penalties[: 1 if quick else None]):
+            for keep in keeps:
+                yield dataclasses.replace(
+                    base,
+                    method=method,
+                    penalty=penalty,
+                    factor=FACTORS[penalty],
+                    amount=keep,
+                    epochs=(QUICK_DECAYED_EPOCHS if quick else DECAYED_EPOCHS)[net],
                 )
         for penalty, (factor, ratio) in itertools.islice(ONE_CUT.items(), 1 if quick else None):
             yield dataclasses.replace(
@@ -449,7 +497,7 @@ def plan(net: str, protocol: str, seeds: list[int], quick: bool) -> Iterator[Run
                 yield dataclasses.replace(
                     base, method="budget", penalty=penalty, factor=FACTORS[penalty], amount=0.002
                 )
-        method, decay = ("channels", 0.0) if net == "lenet-5" else ("structured", 2e-4)
+        method = "channels" if net == "lenet-5" else "structured"
         groups = itertools.product(("GroupHoyerSquare", "GroupLasso"), SHARES[net])
         for penalty, share in itertools.islice(groups, 1 if quick else None):
             yield dataclasses.replace(
@@ -458,7 +506,7 @@ def plan(net: str, protocol: str, seeds: list[int], quick: bool) -> Iterator[Run
                 penalty=penalty,
                 factor=FACTORS[penalty],
                 amount=share,
-                weight_decay=decay,
+                weight_decay=2e-4,
             )
 
 

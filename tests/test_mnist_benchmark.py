@@ -101,6 +101,43 @@ def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(tmp_p
     assert kept == 13_308
 
 
+@pytest.mark.parametrize("method", ["gradual", "once", "threshold"])
+def test_runs_keep_as_many_weights_as_asked_for(method, tmp_path):
+    options = {"penalty": "HoyerSquare", "factor": 1e-4, "amount": 4630}
+    run = mnist.Run("300-100", "ours", method, **options, epochs=(1, 1, 2, 1))
+    pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
+    pipeline.train_all()
+    kernels = [keras.ops.convert_to_numpy(k) for k in mnist.kernels_of(pipeline.model)]
+    assert sum(np.count_nonzero(kernel) for kernel in kernels) == 4630
+
+
+def test_the_threshold_s_rule_compares_weights_with_their_kernel_s_deviation():
+    keras.utils.set_random_seed(0)
+    model = mnist.build_model("300-100")
+    kernels = mnist.kernels_of(model)
+    kernels[1].assign(1000 * keras.ops.convert_to_numpy(kernels[1]))
+    ratio = mnist.std_ratio(model, 10_000)
+    arrays = [keras.ops.convert_to_numpy(kernel) for kernel in kernels]
+    kept = [np.count_nonzero(np.abs(array) > ratio * array.std()) for array in arrays]
+    assert sum(kept) == 10_000
+    # All are uniform, so of each the same share stays, whatever its scale.
+    shares = [count / array.size for count, array in zip(kept, arrays, strict=True)]
+    np.testing.assert_allclose(shares, 10_000 / 266_200, rtol=0.5)
+
+
+def test_channel_runs_end_with_a_small_net_that_fills_the_target(tmp_path):
+    options = {"penalty": "GroupHoyerSquare", "factor": 3e-4, "amount": 0.05}
+    run = mnist.Run("lenet-5", "ours", "channels", **options, epochs=(1, 1, 3, 1))
+    pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
+    pipeline.train_all()
+    first, second, flat, hidden = mnist.live_widths(pipeline.model)
+    kernels = [kernel.shape for kernel in mnist.kernels_of(pipeline.model)]
+    assert kernels == [(5, 5, 1, first), (5, 5, first, second), (flat, hidden), (hidden, 10)]
+    widest = 0.05 * mnist.flops("lenet-5", mnist.WIDTHS["lenet-5"])
+    assert 0.97 * widest < mnist.flops("lenet-5", [first, second, flat, hidden]) <= widest
+    assert not any(layer.kernel_regularizer for layer in pipeline.model.layers if layer.weights)
+
+
 def test_weight_decay_trains_like_an_l2_penalty_on_the_kernels():
     rng = np.random.default_rng(0)
     x, y = rng.normal(size=(64, 5)), rng.normal(size=(64, 3))
