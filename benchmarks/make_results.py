@@ -21,8 +21,10 @@ DENSE_FLOPS = {"300-100": 266_200, "lenet-5": 2_293_000}
 TITLES = {"300-100": "LeNet-300-100", "lenet-5": "LeNet-5"}
 STRUCTURED = ("structured", "channels")
 CURVES = {
-    "gradual": "cut gradually, learning the dense model's outputs",
-    "paper": "the paper's method: one cut, learning the labels",
+    "gradual": "cut gradually, distilled",
+    "once": "cut once, all kernels ranked together, distilled",
+    "threshold": "cut once by the paper's rule, distilled",
+    "paper": "the paper's method: cut once by its rule, labels",
 }
 STYLES = {
     "HoyerSquare": {"color": "C0", "marker": "o"},
@@ -89,6 +91,8 @@ def describe(run: dict) -> str:
     how = {
         "paper": f"cut once below {run['amount']:g} std, fine-tuned on labels",
         "gradual": "cut gradually",
+        "once": "cut once, all kernels ranked together",
+        "threshold": "cut once, at the same share of each kernel's std",
         "budget": f"`BudgetPruning(budget={run['amount']:g})`",
         "structured": f"inputs and units cut to {run['amount']:.1%} of the FLOPs",
         "channels": f"channels cut to {run['amount']:.1%} of the FLOPs, shrunk",
@@ -247,18 +251,21 @@ def draw_curves(net: str, runs: list[dict]) -> list[str]:
             panels[title] = penalties
     if not panels:
         return []
-    figure, columns = plt.subplots(
-        1,
-        len(panels),
-        figsize=(0.8 + 5 * len(panels), 4),
+    rows = -(-len(panels) // 2)
+    figure, grid = plt.subplots(
+        rows,
+        2,
+        figsize=(11, 0.4 + 3.7 * rows),
         layout="constrained",
         sharex=True,
         sharey=True,
         squeeze=False,
     )
+    for axes in grid.flat[len(panels) :]:
+        axes.remove()
     # Less accurate, a net is of no use to anyone.
     floor = max(run["test"] for run in ours) - 0.02
-    for axes, (title, penalties) in zip(columns[0], panels.items(), strict=True):
+    for axes, (title, penalties) in zip(grid.flat, panels.items(), strict=False):
         for penalty, groups in sorted(penalties.items()):
             curve = [group for group in front(groups) if mean(group, "test") > floor]
             if not curve:
@@ -281,7 +288,8 @@ def draw_curves(net: str, runs: list[dict]) -> list[str]:
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
-    columns[0, 0].set_ylabel("test accuracy at the last epoch, %")
+    for axes in grid[:, 0]:
+        axes.set_ylabel("test accuracy at the last epoch, %")
     file = FOLDER / f"curves-{net}.png"
     figure.savefig(file, dpi=110)
     plt.close(figure)
