@@ -86,8 +86,6 @@ def table(header: list[str], rows: list[list[str]]) -> list[str]:
 
 def describe(run: dict) -> str:
     """What a run did, in words."""
-    name = NAMES.get(run["penalty"], run["penalty"])
-    penalty = name if run["penalty"] == "none" else f"{name} {run['factor']:g}"
     how = {
         "paper": f"cut once below {run['amount']:g} std, fine-tuned on labels",
         "gradual": "cut gradually",
@@ -103,7 +101,13 @@ def describe(run: dict) -> str:
     taught = {"labels": "", "dense": ", distilled"}[run["teacher"]]
     shifted = ", shifted images" if run["shifts"] else ""
     decay = f", weight decay {run['weight_decay']:g}" if run["weight_decay"] else ""
-    return f"{penalty}, {how}{taught}{shifted}{decay}"
+    return f"{describe_penalty(run)}, {how}{taught}{shifted}{decay}"
+
+
+def describe_penalty(run: dict) -> str:
+    """A run's penalty and its factor."""
+    name = NAMES.get(run["penalty"], run["penalty"])
+    return name if run["penalty"] == "none" else f"{name} {run['factor']:g}"
 
 
 def element_tables(net: str, runs: list[dict], published: dict) -> list[str]:
@@ -305,7 +309,7 @@ def draw_curves(net: str, runs: list[dict]) -> list[str]:
 
 def automatic_table(runs: list[dict]) -> list[str]:
     """The automatic choice against the best of each sweep by hand, seed by seed."""
-    rows = []
+    rows, pairs = [], defaultdict(list)
     for run, method in itertools.product(runs, CURVES):
         sweep = [
             other
@@ -317,9 +321,11 @@ def automatic_table(runs: list[dict]) -> list[str]:
             continue
         good = [other for other in sweep if other["validation"] >= run["validation"]]
         best = min(good, key=lambda other: other["nonzero"], default=None)
+        pairs[run["net"], run["penalty"], run["factor"], method].append((run, best, sweep))
         rows.append(
             [
                 TITLES[run["net"]],
+                describe_penalty(run),
                 run["seed"],
                 f"{run['nonzero']:,}",
                 f"{100 * run['validation']:.2f} / {100 * run['test']:.2f}",
@@ -332,9 +338,24 @@ def automatic_table(runs: list[dict]) -> list[str]:
                 epochs_of(sweep),
             ]
         )
-    header = ["net", "seed", "nonzero", "val / test, %", "epochs", "sweep by hand"]
+    header = ["net", "penalty", "seed", "nonzero", "val / test, %", "epochs", "sweep by hand"]
     header += ["its sparsest at that validation", "val / test, %", "epochs"]
-    return table(header, rows)
+    lines = table(header, rows)
+    for (net, *_, method), found in pairs.items():
+        if len(found) > 1 and all(best is not None for _, best, _ in found):
+            share = sum(epochs_of([run]) for run, _, _ in found) / sum(
+                epochs_of(sweep) for *_, sweep in found
+            )
+            lines += [
+                f"{TITLES[net]}, {describe_penalty(found[0][0])}, over {len(found)} seeds: "
+                f"{np.mean([run['nonzero'] for run, _, _ in found]):,.0f} weights at "
+                f"{100 * np.mean([run['test'] for run, _, _ in found]):.2f}% (test), against "
+                f"{np.mean([best['nonzero'] for _, best, _ in found]):,.0f} at "
+                f"{100 * np.mean([best['test'] for _, best, _ in found]):.2f}% of the best of "
+                f"the sweep ({method}), in {share:.0%} of its epochs.",
+                "",
+            ]
+    return lines
 
 
 def epochs_of(runs: list[dict]) -> int:
