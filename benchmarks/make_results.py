@@ -289,11 +289,11 @@ def draw_curves(net: str, runs: list[dict]) -> list[str]:
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
         axes.set_xlabel("nonzero weights")
+        axes.set_ylabel("test accuracy at the last epoch, %")
+        axes.label_outer()
         axes.set_title(title, fontsize=10)
         axes.grid(alpha=0.3, which="both")
         axes.legend(fontsize=8)
-    for axes in grid[:, 0]:
-        axes.set_ylabel("test accuracy at the last epoch, %")
     file = FOLDER / f"curves-{net}.png"
     figure.savefig(file, dpi=110)
     plt.close(figure)

@@ -63,7 +63,8 @@ def test_committed_results_are_whole_lines_of_known_nets():
             2e-4,
         ),
         ("LeNet-5, `TargetSparsity`", "lenet-5", "gradual", "HoyerSquare", 3500, 0.0),
-        ("LeNet-5, `TargetFlops`", "lenet-5", "channels", "GroupHoyerSquare", 0.074, 0.0),
+        ("LeNet-5, `TargetFlops(0.074)`", "lenet-5", "channels", "GroupHoyerSquare", 0.074, 2e-4),
+        ("LeNet-5, `TargetFlops(0.029)`", "lenet-5", "channels", "GroupHoyerSquare", 0.029, 2e-4),
     ],
 )
 def test_the_readme_has_the_means_of_the_results(row, net, method, penalty, amount, weight_decay):
