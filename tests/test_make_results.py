@@ -39,6 +39,17 @@ def test_the_automatic_choice_is_compared_with_the_sparsest_of_its_accuracy():
     assert len(table) == 4
 
 
+def test_the_automatic_choice_is_summed_up_over_its_seeds():
+    runs = []
+    for seed, nonzero in enumerate((15, 25)):
+        runs.append(run(nonzero, 0.95, seed, method="budget", test=0.9 + seed / 100))
+        runs += [run(n, 0.94 + n / 1000, seed, test=0.92) for n in range(2 + seed, 16)]
+    [told] = [line for line in make_results.automatic_table(runs) if "over 2 seeds" in line]
+    assert "20 weights at 90.50% (test), against 10 at 92.00%" in told
+    # 2 * (2 + 3 + 4) epochs of 14 * 7 + 2 and 13 * 7 + 2.
+    assert "in 9% of its epochs" in told
+
+
 def test_committed_results_are_whole_lines_of_known_nets():
     runs = make_results.read_lines("mnist.jsonl")
     assert {line["net"] for line in runs} == set(make_results.TITLES)
