@@ -79,8 +79,9 @@ def test_committed_results_are_whole_lines_of_known_nets():
     ],
 )
 def test_the_readme_has_the_means_of_the_results(row, net, method, penalty, amount, weight_decay):
-    wanted = (net, "ours", method, penalty, amount, weight_decay)
-    names = ("net", "protocol", "method", "penalty", "amount", "weight_decay")
+    factor = {"HoyerSquare": 1e-4, "GroupHoyerSquare": 3e-4}[penalty]
+    wanted = (net, "ours", method, penalty, factor, amount, weight_decay)
+    names = ("net", "protocol", "method", "penalty", "factor", "amount", "weight_decay")
     [group] = [
         group
         for group in make_results.by_setting(make_results.read_lines("mnist.jsonl"))
