@@ -8,7 +8,14 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from keras_hoyer.criteria import HoyerThreshold, StdThreshold, TargetSparsity, Threshold, UnitScores
+from keras_hoyer.criteria import (
+    HoyerThreshold,
+    StdThreshold,
+    TargetFlops,
+    TargetSparsity,
+    Threshold,
+    UnitScores,
+)
 
 # Ties, zeros, units that must stay, denormals and huge values.
 special = st.sampled_from([0.0, 0.5, 0.5, 1.0, np.inf, 1e-45, 1e-30, 3e38])
@@ -127,3 +134,11 @@ def test_target_refuses_what_is_no_share(sparsity):
 def test_target_refuses_an_unknown_scope():
     with pytest.raises(ValueError, match=r'"global" or "layer". Received: scope=\'block\''):
         TargetSparsity(0.5, scope="block")
+
+
+def test_target_flops_leaves_the_room_to_channels_that_are_alive():
+    zeros, cost = [0, 0, 0, 1], np.array([1, 2, 1])
+    units = entries([np.array(v, "float32") for v in (zeros, [1, 2, 3, 4], [1, 2, 3, 4, 5])])
+    criterion = TargetFlops(6.5 / 17, scope="layer")
+    keep = criterion.keep(units, flops=lambda counts: float(cost @ counts) / 17)
+    assert [list(np.flatnonzero(stay)) for stay in keep] == [[3], [3], [2, 3, 4]]
