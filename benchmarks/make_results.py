@@ -288,7 +288,7 @@ def draw_curves(net: str, runs: list[dict]) -> list[str]:
         axes.xaxis.set_major_locator(mpl.ticker.LogLocator(subs=(1, 2, 5)))
         axes.xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
         axes.xaxis.set_minor_locator(mpl.ticker.NullLocator())
-        axes.tick_params(labelbottom=True)
+        axes.tick_params(labelbottom=True, labelleft=True)
         axes.set_xlabel("nonzero weights")
         axes.set_ylabel("test accuracy at the last epoch, %")
         axes.set_title(title, fontsize=10)
