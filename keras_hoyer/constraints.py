@@ -13,7 +13,8 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops
-from keras.src.backend.common import global_state
+
+from keras_hoyer._keras import current_optimizer
 
 
 @keras.saving.register_keras_serializable(package="keras_hoyer")
@@ -110,7 +111,7 @@ class KeepZeros(keras.constraints.Constraint):
         An optimizer with `use_ema=True` averages before it calls the constraint, and writes the
         average over the weight when training ends.
         """
-        optimizer = _current_optimizer()
+        optimizer = current_optimizer()
         average = None if optimizer is None else find_average(optimizer, variable)
         if average is not None:
             average.assign(self.apply_mask(name, average))
@@ -136,13 +137,6 @@ def find_average(
         optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
     )
     return next((average for known, average in averages if known is variable), None)
-
-
-def _current_optimizer() -> keras.optimizers.Optimizer | None:
-    # A constraint is not told who calls it, but optimizers open a name scope for each step.
-    scopes = global_state.get_global_attribute("name_scope_stack", default=[])
-    caller = scopes[-1].caller if scopes else None
-    return caller if isinstance(caller, keras.optimizers.Optimizer) else None
 
 
 def _pack(mask: np.ndarray) -> dict:

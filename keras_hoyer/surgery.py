@@ -6,9 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 from keras import ops, tree
-from keras.src.saving.serialization_lib import SafeModeScope
 
 import keras_hoyer.rules  # noqa: F401  its import registers the rules of Keras' layers
+from keras_hoyer._keras import trusting
 from keras_hoyer.channels import (
     FROZEN,
     Axis,
@@ -211,7 +211,7 @@ class _Builder:
             own = {"function": old.function, "output_shape": old._output_shape, "mask": old.mask}
             return type(old)(**{**config, **own, "arguments": old.arguments})
         # The layer is here already, so nothing untrusted is loaded.
-        with SafeModeScope(safe_mode=False), keras.saving.custom_object_scope(self.classes):
+        with trusting(), keras.saving.custom_object_scope(self.classes):
             return type(old).from_config(_without_own(config))
 
     def transfer(self) -> dict[int, Any]:
