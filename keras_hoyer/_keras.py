@@ -26,3 +26,10 @@ def trusting() -> contextlib.AbstractContextManager[Any]:
     from keras.src.saving.serialization_lib import SafeModeScope  # noqa: PLC0415
 
     return SafeModeScope(safe_mode=False)
+
+
+def patch_tf2onnx() -> None:
+    """Lets `tf2onnx` run with NumPy 2, as Keras' own export to ONNX does."""
+    from keras.src.export import tf2onnx_lib  # noqa: PLC0415
+
+    tf2onnx_lib.patch_tf2onnx()

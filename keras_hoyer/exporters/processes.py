@@ -163,5 +163,12 @@ def run_process(
         return f"crashed with {signal.Signals(-done.returncode).name}"
     if done.returncode > 0:
         lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return f"failed: {lines[-1] if lines else f'exit code {done.returncode}'}"[:300]
+        return shortened(f"failed: {lines[-1] if lines else f'exit code {done.returncode}'}")
     return None
+
+
+def shortened(text: str, limit: int = 1000) -> str:
+    """A message without its middle where it is too long: a cause stands at either end."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]} [...] {text[-limit // 2 :]}"
