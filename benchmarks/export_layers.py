@@ -135,13 +135,14 @@ def _attend(layer: layers.Layer, **arguments: Any) -> Callable:
 L = layers
 _ACTIVATIONS = (
     "relu relu6 leaky_relu elu selu softplus softsign silu gelu tanh sigmoid hard_sigmoid hard_silu exponential "
-    "mish log_softmax softmax celu glu tanh_shrink hard_tanh hard_shrink soft_shrink squareplus sparse_plus "
-    "threshold log_sigmoid sparsemax sparse_sigmoid linear"
+    "mish log_softmax softmax celu tanh_shrink hard_tanh hard_shrink soft_shrink squareplus sparse_plus "
+    "log_sigmoid sparsemax sparse_sigmoid linear"
 ).split()
 
 CASES: dict[str, Callable] = {
     "dense": Case(L.Dense(8)),
     **{f"activation {name}": Case(L.Dense(8), L.Activation(name)) for name in _ACTIVATIONS},
+    "activation glu": Case(L.Dense(8), L.Lambda(keras.activations.glu)),
     "gelu approximate": Case(L.Dense(8), L.Lambda(lambda x: keras.activations.gelu(x, approximate=True))),
     "prelu": Case(L.PReLU(alpha_initializer="normal")),
     "softmax layer": Case(L.Softmax()),

@@ -33,3 +33,14 @@ def patch_tf2onnx() -> None:
     from keras.src.export import tf2onnx_lib  # noqa: PLC0415
 
     tf2onnx_lib.patch_tf2onnx()
+
+
+def tensorflow_operations() -> tuple[Any, Any]:
+    """The modules in which `keras.ops` looks up what it computes on TensorFlow, at each call.
+
+    Returns:
+        The module of the NumPy-like operations, and that of the neural ones.
+    """
+    from keras.src.backend.tensorflow import nn, numpy  # noqa: PLC0415
+
+    return numpy, nn

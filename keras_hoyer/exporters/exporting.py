@@ -13,6 +13,7 @@ import keras
 
 from keras_hoyer._checks import check_choice
 from keras_hoyer.exporters import signatures
+from keras_hoyer.exporters.adapted import check_layers
 from keras_hoyer.exporters.formats import FORMATS, Format, Job, Options
 from keras_hoyer.exporters.results import ExportError, ExportResult
 
@@ -85,6 +86,7 @@ def export(
         path, format, quantize, representative_data, sparse, tolerance, optimize_for, io_dtype
     )
     kind = FORMATS[name]
+    check_layers(model, name)
     signature = data = None
     if kind.computes:
         signature = signatures.signature_of(model, representative_data)

@@ -9,7 +9,13 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_hoyer.exporters import litert_file, processes, signatures, tensorflow_graph
+from keras_hoyer.exporters import (
+    litert_file,
+    processes,
+    signatures,
+    substitutes,
+    tensorflow_graph,
+)
 
 # More steps than this make an unrolled graph too slow to convert.
 UNROLLED_STEPS = 64
@@ -53,8 +59,13 @@ def convert_here(
     saved = folder / "saved_model"
     shutil.rmtree(saved, ignore_errors=True)
     try:
-        with signatures.in_float32(model), _unrolled(model, unroll), tensorflow_graph.quiet():
-            _save(model, signature, saved)
+        with tensorflow_graph.quiet():
+            with (
+                signatures.in_float32(model),
+                _unrolled(model, unroll),
+                substitutes.in_place("tflite"),
+            ):
+                _save(model, signature, saved)
             content = _converted(saved, quantize, signature, calibration, io_dtype)
             for other in WEIGHED[quantize]:
                 lighter = _converted(saved, other, signature, None, "float32")

@@ -13,6 +13,7 @@ from keras_hoyer.exporters import (
     open_sizes,
     processes,
     signatures,
+    substitutes,
     tensorflow_graph,
 )
 from keras_hoyer.exporters.results import ExportError, ExportResult, StoredTensor
@@ -101,7 +102,11 @@ def convert_here(
     import onnx  # noqa: PLC0415
 
     try:
-        with signatures.in_float32(model), tensorflow_graph.quiet():
+        with (
+            signatures.in_float32(model),
+            substitutes.in_place("onnx"),
+            tensorflow_graph.quiet(),
+        ):
             content = _converted(tensorflow_graph.function_of(model, signature))
     except Exception as error:  # the converter raises anything
         return f"{processes.shortened(f'{type(error).__name__}: {error}')} {WAY_OUT}"
