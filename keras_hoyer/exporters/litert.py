@@ -69,14 +69,11 @@ def write(
         ExportError: if the model cannot be called or converted, or no candidate is right.
     """
     tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
-    job = {
-        "quantize": quantize,
-        "unroll": litert_convert.recurrent_layers(model)[1],
-        "io_dtype": io_dtype,
-    }
 
     def attempt(sizes: signatures.Signature) -> ExportResult:
-        return _write(model, folder, sizes, data, job, sparse, tolerance, optimize_for)
+        return _write(
+            model, folder, sizes, data, quantize, sparse, tolerance, optimize_for, io_dtype
+        )
 
     return open_sizes.write(signature, data, attempt)
 
@@ -86,15 +83,15 @@ def _write(
     folder: Path,
     signature: signatures.Signature,
     data: list[np.ndarray] | None,
-    job: dict[str, Any],
+    quantize: str | None,
     sparse: bool | str,
     tolerance: float,
     optimize_for: str,
+    io_dtype: str,
 ) -> ExportResult:
-    quantize = job["quantize"]
     notes = _notes(model)
-    layers, unrolled = litert_convert.recurrent_layers(model)
-    if layers and not unrolled:
+    layers, unroll = litert_convert.recurrent_layers(model, signature)
+    if layers and not unroll:
         signature = signature.with_batch(1)
     if data is None:
         data = signatures.random_arrays(model, signature, signatures.CHECK_SAMPLES)
@@ -106,6 +103,7 @@ def _write(
     processes.store_calls(folder / "calls.npz", signature, calls)
 
     label = quantize or "float32"
+    job = {"quantize": quantize, "unroll": unroll, "io_dtype": io_dtype}
     failure = _convert(model, signature, folder, data if quantize == "int8" else None, job)
     if failure is not None:
         candidate = Candidate(f"{label} dense", f"not converted: {failure}")
@@ -134,9 +132,10 @@ def _write(
         raise ExportError("check", reason, tuple(tried.values()))
     content = best.read_bytes()
     tensors = litert_file.tensors_of(content)
-    notes += litert_notes.of_recurrent_layers(model, content)
+    if layers:
+        notes.append(litert_notes.of_recurrent_layers(unroll, content))
     notes += litert_notes.of_weighing(folder, quantize, sparse, content, tensors)
-    if job["io_dtype"] != "float32":
+    if io_dtype != "float32":
         notes += litert_notes.of_interface(content)
     return ExportResult(
         path=best,

@@ -1,8 +1,14 @@
-"""Converts a model to a dense `.tflite` file, where Keras runs on TensorFlow."""
+"""Converts a model to a dense `.tflite` file, where Keras runs on TensorFlow.
+
+Usage: python -m keras_hoyer.exporters.litert_convert FOLDER, for `_converted_apart`.
+"""
 
 import contextlib
+import dataclasses
+import json
 import re
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +17,7 @@ import numpy as np
 
 from keras_hoyer.exporters import (
     litert_file,
+    litert_scales,
     processes,
     signatures,
     substitutes,
@@ -66,25 +73,40 @@ def convert_here(
                 substitutes.in_place("tflite"),
             ):
                 _save(model, signature, saved)
-            content = _converted(saved, quantize, signature, calibration, io_dtype)
+            apart = False
             for other in WEIGHED[quantize]:
-                lighter = _converted(saved, other, signature, None, "float32")
-                (folder / weighed_file(other)).write_bytes(lighter)
+                weighed = _converted(saved, other, signature, None, "float32")
+                (folder / weighed_file(other)).write_bytes(weighed)
+                apart = litert_file.has_loops(weighed)
+            if quantize == "int8" and apart:
+                content = _converted_apart(folder, signature, calibration, io_dtype)
+            else:
+                content = _converted(saved, quantize, signature, calibration, io_dtype)
     except Exception as error:  # the converter raises anything
         return _reason(error)
-    content = bytearray(content)
+    content = bytearray(litert_scales.widen(content) if quantize == "int8" else content)
     litert_file.make_zeros_positive(content)
     (folder / DENSE).write_bytes(content)
     shutil.rmtree(saved)
     return None
 
 
-def recurrent_layers(model: keras.Model) -> tuple[list[keras.Layer], bool]:
-    """The recurrent layers, and whether all of them can be unrolled."""
+def recurrent_layers(
+    model: keras.Model, signature: signatures.Signature
+) -> tuple[list[keras.Layer], bool]:
+    """The recurrent layers, and whether all of them can be unrolled.
+
+    Args:
+        model: a built model.
+        signature: the sizes that the file will take, which may fix what the model leaves open.
+    """
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
     steps = [
         ((layer.get_build_config() or {}).get("input_shape") or (0, None))[1] for layer in layers
     ]
+    sizes = [size for spec in signature.inputs for size in spec.shape[1:2]]
+    if None in steps and None not in [size for spec in signature.inputs for size in spec.shape[1:]]:
+        steps = [max(sizes, default=None) if count is None else count for count in steps]
     return layers, all(count is not None and count <= UNROLLED_STEPS for count in steps)
 
 
@@ -130,9 +152,44 @@ def _converted(
     return converter.convert()
 
 
+def _converted_apart(
+    folder: Path,
+    signature: signatures.Signature,
+    calibration: list[np.ndarray],
+    io_dtype: str,
+) -> bytes:
+    """`_converted` to int8 in a process of its own: calibration may crash on loops."""
+    np.savez(folder / "apart.npz", *calibration)
+    inputs = [dataclasses.asdict(spec) for spec in signature.inputs]
+    (folder / "apart.json").write_text(json.dumps({"inputs": inputs, "io_dtype": io_dtype}))
+    failure = processes.run_process(
+        ["-m", "keras_hoyer.exporters.litert_convert", str(folder)],
+        processes.CONVERT_TIMEOUT,
+        processes.on_tensorflow(),
+    )
+    if failure:
+        raise RuntimeError(f"the calibration of a graph with loops or branches {failure}")
+    return (folder / "apart.tflite").read_bytes()
+
+
+def _main(folder: Path) -> None:
+    job = json.loads((folder / "apart.json").read_text())
+    inputs = tuple(
+        signatures.ModelInput(spec["name"], tuple(spec["shape"]), spec["dtype"])
+        for spec in job["inputs"]
+    )
+    with np.load(folder / "apart.npz") as stored:
+        calibration = [stored[name] for name in stored.files]
+    signature = signatures.Signature(inputs, None)
+    saved = folder / "saved_model"
+    content = _converted(saved, "int8", signature, calibration, job["io_dtype"])
+    (folder / "apart.tflite").write_bytes(content)
+
+
 @contextlib.contextmanager
 def _unrolled(model: keras.Model, unroll: bool) -> Iterator[None]:
-    layers = [layer for layer in recurrent_layers(model)[0] if unroll and not layer.unroll]
+    recurrent = [part for part in model._flatten_layers() if isinstance(part, keras.layers.RNN)]
+    layers = [layer for layer in recurrent if unroll and not layer.unroll]
     try:
         for layer in layers:
             layer.unroll = True
@@ -163,3 +220,7 @@ def _places(text: str) -> str:
     named = re.findall(r'fused\["[^"]*", "([^"@]+)@', text)
     places = [place for place in dict.fromkeys(named) if "StatefulPartitionedCall" not in place]
     return f" (at {', '.join(places[:5])})" if places else ""
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))

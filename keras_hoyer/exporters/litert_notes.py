@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_hoyer.exporters import litert_convert, litert_encoding, litert_file
@@ -17,13 +16,10 @@ OTHER_SHARE, OTHER_BYTES = 0.3, 10_000
 SPARSE_SHARE = 0.5
 
 
-def of_recurrent_layers(model: keras.Model, content: bytes) -> list[str]:
+def of_recurrent_layers(unrolled: bool, content: bytes) -> str:
     """How recurrent layers stand in a file, and what that costs."""
-    layers, unrolled = litert_convert.recurrent_layers(model)
-    if not layers:
-        return []
     if not unrolled:
-        return ["recurrent layers run as a loop, for which the batch is fixed at one sample"]
+        return "recurrent layers run as a loop, for which the batch is fixed at one sample"
     note = "recurrent layers are unrolled, for their fixed number of steps"
     other = len(content) - litert_file.bytes_of_constants(content)
     if other > max(OTHER_BYTES, OTHER_SHARE * len(content)):
@@ -31,7 +27,7 @@ def of_recurrent_layers(model: keras.Model, content: bytes) -> list[str]:
             f": {other:,} of {len(content):,} bytes are the operations of the steps. An input with "
             "an open number of steps, `Input((None, ...))`, gives a loop, which is smaller"
         )
-    return [note]
+    return note
 
 
 def of_weighing(
@@ -52,8 +48,8 @@ def of_weighing(
         return []
     least = min(smaller, key=smaller.get)
     return [
-        f"quantize={quantize!r} makes the file no smaller: it has {len(best):,} bytes, with "
-        f"quantize={least!r} it would have {smaller[least]:,}. {_cause(quantize, tensors)}"
+        f"quantize={least!r} would give a smaller file: {smaller[least]:,} bytes, where this one "
+        f"has {len(best):,}. {_cause(quantize, tensors)}"
     ]
 
 

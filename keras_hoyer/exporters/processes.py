@@ -53,14 +53,8 @@ def convert_on_tensorflow(
     (folder / "job.json").write_text(json.dumps(job))
     if calibration is not None:
         np.savez(folder / "calibration.npz", *calibration)
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-    }
     failure = run_process(
-        ["-m", "keras_hoyer.exporters._convert", str(folder)], CONVERT_TIMEOUT, environment
+        ["-m", "keras_hoyer.exporters._convert", str(folder)], CONVERT_TIMEOUT, on_tensorflow()
     )
     if failure:
         raise ExportError(
@@ -70,6 +64,16 @@ def convert_on_tensorflow(
         )
     reason = folder / "failure.txt"
     return reason.read_text() if reason.exists() else None
+
+
+def on_tensorflow() -> dict[str, str]:
+    """The environment of a process in which Keras runs on TensorFlow, and imports what we can."""
+    return {
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+    }
 
 
 def check(
