@@ -1,8 +1,7 @@
-"""Exports a small model for every kind of layer to `.tflite` and `.onnx`: what is right, what is not.
+"""Exports a small model for every kind of layer to `.tflite` and `.onnx`: which files are right.
 
-A cell is a file that `export` ran, compared and handed over, or the error that it gave in its place.
-Every layer has random weights; those with a state of their own (`Normalization`, moving statistics,
-vocabularies) are given one.
+A cell is a file that `export` ran, compared and handed over, or the error that it gave in its
+place. Weights are random, biases and moving statistics too.
 
     python benchmarks/export_layers.py [--only conv lstm ...]
 
@@ -90,8 +89,13 @@ def _dict_model() -> tuple[keras.Model, Any]:
     rng = np.random.default_rng(0)
     inputs = {"user": keras.Input((5,), name="user"), "item": keras.Input((4,), name="item")}
     joined = layers.Concatenate()([inputs["user"], inputs["item"]])
-    model = keras.Model(inputs, {"score": layers.Dense(1)(joined), "other": layers.Dense(2)(joined)})
-    data = {k: rng.standard_normal((SAMPLES, n)).astype("float32") for k, n in (("user", 5), ("item", 4))}
+    model = keras.Model(
+        inputs, {"score": layers.Dense(1)(joined), "other": layers.Dense(2)(joined)}
+    )
+    data = {
+        k: rng.standard_normal((SAMPLES, n)).astype("float32")
+        for k, n in (("user", 5), ("item", 4))
+    }
     return model, data
 
 
@@ -117,7 +121,10 @@ def _rope(x: Any) -> Any:
     angles = ops.outer(ops.arange(ops.shape(x)[1], dtype="float32"), ops.ones((half,)) * 0.1)
     one, two = x[..., :half], x[..., half:]
     return ops.concatenate(
-        [one * ops.cos(angles) - two * ops.sin(angles), one * ops.sin(angles) + two * ops.cos(angles)],
+        [
+            one * ops.cos(angles) - two * ops.sin(angles),
+            one * ops.sin(angles) + two * ops.cos(angles),
+        ],
         axis=-1,
     )
 
@@ -133,17 +140,44 @@ def _attend(layer: layers.Layer, **arguments: Any) -> Callable:
 
 
 L = layers
-_ACTIVATIONS = (
-    "relu relu6 leaky_relu elu selu softplus softsign silu gelu tanh sigmoid hard_sigmoid hard_silu exponential "
-    "mish log_softmax softmax celu tanh_shrink hard_tanh hard_shrink soft_shrink squareplus sparse_plus "
-    "log_sigmoid sparsemax sparse_sigmoid linear"
-).split()
+_ACTIVATIONS = [
+    "relu",
+    "relu6",
+    "leaky_relu",
+    "elu",
+    "selu",
+    "softplus",
+    "softsign",
+    "silu",
+    "gelu",
+    "tanh",
+    "sigmoid",
+    "hard_sigmoid",
+    "hard_silu",
+    "exponential",
+    "mish",
+    "log_softmax",
+    "softmax",
+    "celu",
+    "tanh_shrink",
+    "hard_tanh",
+    "hard_shrink",
+    "soft_shrink",
+    "squareplus",
+    "sparse_plus",
+    "log_sigmoid",
+    "sparsemax",
+    "sparse_sigmoid",
+    "linear",
+]
 
 CASES: dict[str, Callable] = {
     "dense": Case(L.Dense(8)),
     **{f"activation {name}": Case(L.Dense(8), L.Activation(name)) for name in _ACTIVATIONS},
     "activation glu": Case(L.Dense(8), L.Lambda(keras.activations.glu)),
-    "gelu approximate": Case(L.Dense(8), L.Lambda(lambda x: keras.activations.gelu(x, approximate=True))),
+    "gelu approximate": Case(
+        L.Dense(8), L.Lambda(lambda x: keras.activations.gelu(x, approximate=True))
+    ),
     "prelu": Case(L.PReLU(alpha_initializer="normal")),
     "softmax layer": Case(L.Softmax()),
     "einsum dense": Case(L.EinsumDense("abc,cd->abd", (None, 5), bias_axes="d"), shape=STEPS),
@@ -157,12 +191,18 @@ CASES: dict[str, Callable] = {
     "conv2d": Case(L.Conv2D(6, 3, strides=2, padding="same"), shape=IMAGE),
     "conv2d dilated": Case(L.Conv2D(6, 3, dilation_rate=2), shape=IMAGE),
     "conv2d grouped": Case(L.Conv2D(8, 3, groups=2), shape=IMAGE),
-    "conv2d grouped same strides": Case(L.Conv2D(8, 3, strides=2, padding="same", groups=4), shape=IMAGE),
-    "conv2d grouped open": Case(L.Conv2D(8, 3, groups=2), L.GlobalAveragePooling2D(), shape=(None, None, 4)),
+    "conv2d grouped same strides": Case(
+        L.Conv2D(8, 3, strides=2, padding="same", groups=4), shape=IMAGE
+    ),
+    "conv2d grouped open": Case(
+        L.Conv2D(8, 3, groups=2), L.GlobalAveragePooling2D(), shape=(None, None, 4)
+    ),
     "conv3d": Case(L.Conv3D(6, 3), shape=VOLUME),
     "conv3d grouped": Case(L.Conv3D(6, 3, groups=2), shape=VOLUME),
     "depthwise conv1d": Case(L.DepthwiseConv1D(3), shape=STEPS),
-    "depthwise conv2d": Case(L.DepthwiseConv2D(3, depth_multiplier=2, strides=2, padding="same"), shape=IMAGE),
+    "depthwise conv2d": Case(
+        L.DepthwiseConv2D(3, depth_multiplier=2, strides=2, padding="same"), shape=IMAGE
+    ),
     "depthwise conv2d dilated": Case(L.DepthwiseConv2D(3, dilation_rate=2), shape=IMAGE),
     "separable conv1d": Case(L.SeparableConv1D(6, 3), shape=STEPS),
     "separable conv2d": Case(L.SeparableConv2D(6, 3), shape=IMAGE),
@@ -194,14 +234,14 @@ CASES: dict[str, Callable] = {
     "normalization given": Case(L.Normalization(mean=[1.0] * 16, variance=[4.0] * 16)),
     "normalization inverted": Case(L.Normalization(mean=2.0, variance=9.0, invert=True)),
     # Attention
-    "multi head attention": _functional(
-        [STEPS, STEPS], _attend(L.MultiHeadAttention(2, 4))
-    ),
+    "multi head attention": _functional([STEPS, STEPS], _attend(L.MultiHeadAttention(2, 4))),
     "multi head attention causal": _functional(
         [STEPS, STEPS], _attend(L.MultiHeadAttention(2, 4), use_causal_mask=True)
     ),
     "grouped query attention": _functional([STEPS, STEPS], _attend(L.GroupQueryAttention(4, 4, 2))),
-    "attention": _functional([STEPS, STEPS], lambda q, v: L.Dense(3)(L.Flatten()(L.Attention()([q, v])))),
+    "attention": _functional(
+        [STEPS, STEPS], lambda q, v: L.Dense(3)(L.Flatten()(L.Attention()([q, v])))
+    ),
     "additive attention": _functional(
         [STEPS, STEPS], lambda q, v: L.Dense(3)(L.Flatten()(L.AdditiveAttention()([q, v])))
     ),
@@ -249,8 +289,7 @@ CASES: dict[str, Callable] = {
         [VECTOR, VECTOR],
         lambda a, b: L.Dense(3)(
             L.Concatenate()(
-                [L.Add()([a, b]), L.Subtract()([a, b]), L.Multiply()([a, b]), L.Average()([a, b])]
-                + [L.Maximum()([a, b]), L.Minimum()([a, b]), L.Dot(1)([a, b])]
+                [kind()([a, b]) for kind in (L.Add, L.Subtract, L.Multiply, L.Average, L.Maximum)]
             )
         ),
     ),
@@ -264,17 +303,28 @@ CASES: dict[str, Callable] = {
     "random zoom contrast": Case(L.RandomZoom(0.2), L.RandomContrast(0.2), shape=(8, 8, 3)),
     "category encoding": Case(L.CategoryEncoding(6, "multi_hot"), shape=(4,), high=6),
     "discretization": Case(L.Discretization(bin_boundaries=[-1.0, 0.0, 1.0]), L.Rescaling(0.5)),
-    "integer lookup": Case(L.IntegerLookup(vocabulary=[3, 5, 7]), L.Rescaling(0.5), shape=(4,), high=9),
+    "integer lookup": Case(
+        L.IntegerLookup(vocabulary=[3, 5, 7]), L.Rescaling(0.5), shape=(4,), high=9
+    ),
     "hashing": Case(L.Hashing(8), L.Rescaling(0.5), shape=(4,), high=9),
     "hashed crossing": _functional(
         [(1,), (1,)],
         lambda a, b: L.HashedCrossing(5, output_mode="one_hot")([a, b]),
         ["int32", "int32"],
     ),
-    "mel spectrogram": Case(L.MelSpectrogram(fft_length=16, sequence_stride=8, num_mel_bins=4, max_freq=100, sampling_rate=200), shape=(64,)),
-    "stft spectrogram": Case(L.STFTSpectrogram(frame_length=16, frame_step=8, fft_length=16), shape=(64, 1)),
+    "mel spectrogram": Case(
+        L.MelSpectrogram(
+            fft_length=16, sequence_stride=8, num_mel_bins=4, max_freq=100, sampling_rate=200
+        ),
+        shape=(64,),
+    ),
+    "stft spectrogram": Case(
+        L.STFTSpectrogram(frame_length=16, frame_step=8, fft_length=16), shape=(64, 1)
+    ),
     # Regularisation, and what does nothing in inference
-    "dropouts": Case(L.Dropout(0.5), L.GaussianNoise(0.1), L.GaussianDropout(0.1), L.AlphaDropout(0.1)),
+    "dropouts": Case(
+        L.Dropout(0.5), L.GaussianNoise(0.1), L.GaussianDropout(0.1), L.AlphaDropout(0.1)
+    ),
     "spatial dropout": Case(L.SpatialDropout2D(0.5), shape=IMAGE),
     "activity regularization": Case(L.ActivityRegularization(l2=0.1)),
     "masking": Case(L.Masking(), L.LSTM(4), shape=STEPS),
@@ -288,7 +338,9 @@ CASES: dict[str, Callable] = {
         L.Lambda(lambda x: ops.where(x > 0, x, ops.norm(x, axis=-1, keepdims=True))),
         L.Lambda(lambda x: ops.take(x, [0, 2, 3], axis=1)),
     ),
-    "atan2 trigonometry": Case(L.Lambda(lambda x: ops.arctan2(x, x + 3.0) + ops.sinh(x) + ops.tan(x))),
+    "atan2 trigonometry": Case(
+        L.Lambda(lambda x: ops.arctan2(x, x + 3.0) + ops.sinh(x) + ops.tan(x))
+    ),
     "dict inputs and outputs": _dict_model,
 }
 

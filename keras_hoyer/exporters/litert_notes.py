@@ -12,7 +12,7 @@ from keras_hoyer.exporters.results import StoredTensor
 # which nobody asks.
 OTHER_SHARE, OTHER_BYTES = 0.3, 10_000
 
-# From this share of zeros on a tensor could be stored sparsely.
+# From this share of zeros on a tensor would be smaller if it could be stored sparsely.
 SPARSE_SHARE = 0.5
 
 
@@ -54,17 +54,17 @@ def of_weighing(
 
 
 def _cause(quantize: str | None, tensors: tuple[StoredTensor, ...]) -> str:
-    zeros = [t for t in tensors if t.storage == "dense" and t.sparsity >= SPARSE_SHARE]
+    zeros = [tensor for tensor in tensors if tensor.sparsity >= SPARSE_SHARE]
     if zeros and quantize == "int8":
         return (
-            "Its zeros are stored densely: int8 kernels of dense layers can be sparse in blocks of "
-            "16 inputs only, which `patterns.Block((16, 1))` cuts, and `patterns.Channel` with "
-            "`shrink` makes every file smaller"
+            "It stores zeros: int8 kernels of dense layers can be sparse in blocks of 16 inputs "
+            "only, which `patterns.Block((16, 1))` cuts, and `patterns.Channel` with `shrink` "
+            "makes every file smaller"
         )
     if zeros and quantize == "dynamic":
         return (
-            "Its zeros are stored densely: the runtime reads int8 kernels sparsely only where it "
-            "computes in int8; `patterns.Channel` with `shrink` makes every file smaller"
+            "It stores zeros: the runtime reads int8 kernels sparsely only where it computes in "
+            "int8; `patterns.Channel` with `shrink` makes every file smaller"
         )
     return (
         "In a model this small, or with many small operations, what describes each quantized "
