@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from keras_hoyer.criteria import UnitScores
-from keras_hoyer.flops import kernel_uses
 from keras_hoyer.graph import Group, Slice, channel_groups
+from keras_hoyer.graph.costs import kernel_uses
 from keras_hoyer.patterns import Channel, KernelPattern, Pattern
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights
 

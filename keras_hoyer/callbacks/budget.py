@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import keras
 import numpy as np
 
-from keras_hoyer import masks
+from keras_hoyer import masks, pruning
 from keras_hoyer.attach import remove_penalties
 from keras_hoyer.criteria import Criterion, FlopsLeft, TargetSparsity, UnitScores
 from keras_hoyer.patterns import NByM, Pattern, Unstructured
@@ -103,7 +103,7 @@ class BudgetPruning(keras.callbacks.Callback):
             "min_step", min_step, f"a number above 0, at most {step}", lambda v: 0 < v <= step
         )
         _check_count("patience", patience, 1)
-        masks.check_choices(TargetSparsity(0.0), pattern)
+        pruning.check_choices(TargetSparsity(0.0), pattern)
         if isinstance(pattern, NByM):
             raise ValueError(
                 "Invalid value for argument `pattern`. Expected one whose share of zeros can be "
@@ -140,7 +140,7 @@ class BudgetPruning(keras.callbacks.Callback):
                     f"and the first cut is due after {self.begin}. Give `baseline` a number."
                 )
             self._accepted = self._accepted or _State(self.model)
-            masks.cut(self.model, self._units, _ShareOfRest(self._step))
+            pruning.cut(self.model, self._units, _ShareOfRest(self._step))
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Judges the round, and writes `sparsity` into the logs."""

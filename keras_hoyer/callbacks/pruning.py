@@ -5,17 +5,14 @@ import warnings
 
 import keras
 
-from keras_hoyer import masks
+from keras_hoyer import pruning
 from keras_hoyer.attach import remove_penalties
-from keras_hoyer.budgets import BudgetPruning
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.reports import count_nonzero
 from keras_hoyer.schedules import ROUNDING, Schedule
 from keras_hoyer.units import find_units
 from keras_hoyer.weights import LayerSelection, find_kernels, refresh_compiled
-
-__all__ = ["BudgetPruning", "Pruning"]
 
 
 class Pruning(keras.callbacks.Callback):
@@ -67,7 +64,7 @@ class Pruning(keras.callbacks.Callback):
         keep_penalty: bool = False,
     ) -> None:
         super().__init__()
-        masks.check_choices(criterion, pattern)
+        pruning.check_choices(criterion, pattern)
         if not isinstance(schedule, Schedule):
             raise ValueError(
                 "Invalid value for argument `schedule`. Expected a schedule of "
@@ -124,7 +121,7 @@ class Pruning(keras.callbacks.Callback):
         """Finds out what was done before this epoch, from masks and weights alone."""
         # Just before the epoch, since an update that is due at its very beginning is still to come.
         self._position = -math.inf
-        if epoch > self.schedule.begin and masks.adopt_zeros(self.model, self._units):
+        if epoch > self.schedule.begin and pruning.adopt_zeros(self.model, self._units):
             self._position = epoch - 2 * ROUNDING
             if epoch > self.schedule.end:
                 self._finish()
@@ -141,7 +138,7 @@ class Pruning(keras.callbacks.Callback):
             return
         progress = self.schedule.progress(position)
         if progress > 0:
-            masks.cut(self.model, self._units, self.criterion, progress)
+            pruning.cut(self.model, self._units, self.criterion, progress)
         if position >= self.schedule.end:
             self._finish()
 
