@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_hoyer.collapse import warn_of_collapse
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.masks import apply_masks, known_mask
 from keras_hoyer.patterns import Pattern, Unstructured, check_pattern
@@ -78,6 +79,8 @@ def cut(
         entry.restrict(kept, scored.values)
         for entry, kept, scored in zip(units, keep, scores, strict=True)
     ]
+    if progress >= 1:
+        warn_of_collapse(units, scores, keep)
     del scores
     masks: dict[Weight, np.ndarray] = {}
     for entry, kept in zip(units, keep, strict=True):
