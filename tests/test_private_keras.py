@@ -1,6 +1,7 @@
 """The private names of Keras do what the package expects of them."""
 
 import keras
+import pytest
 
 from keras_hoyer import _keras
 
@@ -26,3 +27,33 @@ def test_a_lambda_is_built_from_its_config_where_it_is_trusted():
     with _keras.trusting():
         copy = keras.layers.Lambda.from_config(layer.get_config())
     assert float(copy(keras.ops.ones((1, 1)))[0, 0]) == 2
+
+
+def test_a_callback_finds_the_others_of_its_fit():
+    found = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            found.append(_keras.running_callbacks())
+
+    callbacks = keras.callbacks.CallbackList([Look(), keras.callbacks.Callback()])
+    callbacks.on_train_begin()
+    assert found == [callbacks.callbacks]
+    assert _keras.running_callbacks() is None
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's operations")
+def test_keras_looks_up_tensorflows_operations_at_each_call(monkeypatch):
+    numpy, neural = _keras.tensorflow_operations()
+    for module, name in [(numpy, "signbit"), (neural, "conv_transpose"), (neural, "max_pool")]:
+        monkeypatch.setattr(module, name, lambda *args, name=name: name)
+    x = keras.ops.ones((1, 2, 2, 1))
+    assert keras.ops.signbit(x) == "signbit"
+    assert keras.ops.max_pool(x, 2) == "max_pool"
+    assert keras.ops.conv_transpose(x, x) == "conv_transpose"
+
+
+def test_tf2onnx_is_patched_for_numpy():
+    tf2onnx = pytest.importorskip("tf2onnx")
+    _keras.patch_tf2onnx()
+    assert "patched" in tf2onnx.tfonnx.rewrite_constant_fold.__name__
