@@ -107,7 +107,7 @@ def _write(
     failure = _convert(model, signature, folder, data if quantize == "int8" else None, job)
     if failure is not None:
         candidate = Candidate(f"{label} dense", f"not converted: {failure}")
-        reason = f"nothing was written.{_way_out(quantize, layers)}"
+        reason = f"nothing was written.{_way_out('convert', quantize, layers)}"
         raise ExportError("convert", reason, (candidate,))
     dense = folder / litert_convert.DENSE
     candidates = {dense: processes.check(f"{label} dense", dense, expected, tolerance)}
@@ -128,7 +128,7 @@ def _write(
     best = _best([path for path in asked_for if candidates[path].right], candidates)
     tried = {p: _outcome(c, p == best, p in asked_for) for p, c in candidates.items()}
     if best is None:
-        reason = f"no candidate is right, nothing was written.{_way_out(quantize, layers)}"
+        reason = f"no candidate is right, nothing was written.{_way_out('check', quantize, layers)}"
         raise ExportError("check", reason, tuple(tried.values()))
     content = best.read_bytes()
     tensors = litert_file.tensors_of(content)
@@ -150,14 +150,22 @@ def _write(
     )
 
 
-def _way_out(quantize: str | None, recurrent: list[keras.Layer]) -> str:
+def _way_out(step: str, quantize: str | None, recurrent: list[keras.Layer]) -> str:
     """What to do about a file that is not right, where that is known."""
-    if quantize != "int8":
+    if quantize != "int8" or (step == "convert" and not recurrent):
         return ""
     names = ", ".join(layer.name for layer in recurrent)
-    cause = f"LiteRT cannot compute every recurrent layer in int8 ({names})" if names else ""
-    cause = cause or "In int8 one scale serves all values of a tensor, however far apart they are"
-    return f" {cause}: `quantize='dynamic'` keeps the weights in int8 and computes in floats."
+    if step == "convert":
+        steps = litert_convert.UNROLLED_STEPS
+        cause = (
+            f"Loops of recurrent layers ({names}) may be what TensorFlow cannot calibrate; up to "
+            f"{steps} fixed steps are unrolled instead"
+        )
+    elif names:
+        cause = f"In int8 recurrent layers ({names}) add up what is rounded from step to step"
+    else:
+        cause = "In int8 one scale serves all values of a tensor, however far apart they are"
+    return f" {cause}. `quantize='dynamic'` keeps the weights in int8 and computes in floats."
 
 
 def _best(right: list[Path], candidates: dict[Path, Candidate]) -> Path | None:
