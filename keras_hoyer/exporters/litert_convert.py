@@ -68,16 +68,15 @@ def convert_here(
                 _unrolled(model, unroll),
                 substitutes.in_place("tflite"),
             ):
-                _save(model, signature, saved)
-            apart = False
-            for other in WEIGHED[quantize]:
-                weighed = converted(saved, other, signature, None, "float32")
-                (folder / weighed_file(other)).write_bytes(weighed)
-                apart = litert_file.has_loops(weighed)
-            if quantize == "int8" and apart:
+                loops = _save(model, signature, saved)
+            if quantize == "int8" and loops:
                 content = _converted_apart(folder, signature, calibration, io_dtype)
             else:
                 content = converted(saved, quantize, signature, calibration, io_dtype)
+            for other in WEIGHED[quantize]:
+                if len(content) > _least_bytes(model, other):
+                    weighed = converted(saved, other, signature, None, "float32")
+                    (folder / weighed_file(other)).write_bytes(weighed)
     except Exception as error:  # the converter raises anything
         return _reason(error)
     content = bytearray(litert_scales.widen(content) if quantize == "int8" else content)
@@ -104,8 +103,15 @@ def recurrent_layers(
     return layers, all(count is not None and count <= UNROLLED_STEPS for count in known)
 
 
-def _save(model: keras.Model, signature: signatures.Signature, path: Path) -> None:
-    """Writes a SavedModel that takes and returns named flat tensors."""
+def _least_bytes(model: keras.Model, quantize: str | None) -> int:
+    """What the kernels take in floats at least, however they are stored: their nonzeros."""
+    kernels = [weight for weight in model.weights if len(weight.shape) > 1]
+    nonzero = sum(int(np.count_nonzero(keras.ops.convert_to_numpy(w))) for w in kernels)
+    return nonzero * (2 if quantize == "float16" else 4)
+
+
+def _save(model: keras.Model, signature: signatures.Signature, path: Path) -> bool:
+    """Writes a SavedModel of named flat tensors; returns whether it has loops or branches."""
     import tensorflow as tf  # noqa: PLC0415
 
     module = tf.Module()
@@ -113,6 +119,7 @@ def _save(model: keras.Model, signature: signatures.Signature, path: Path) -> No
     module.resources_of_model = tensorflow_graph.resources_of(model)
     module.serve = tensorflow_graph.function_of(model, signature)
     tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
+    return tensorflow_graph.has_loops(module.serve)
 
 
 def converted(
