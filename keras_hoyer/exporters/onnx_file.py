@@ -22,7 +22,7 @@ TOLERANCE = 1e-4
 
 NAME = "model.onnx"
 
-WAY_OUT = "Export to .tflite, or replace the layer."
+WAY_OUT = "Try .tflite, or replace the layer."
 
 
 def write(
