@@ -46,7 +46,7 @@ def _is_the_program() -> bool:
 # Importing the package registers its classes with Keras, so that saved models can be loaded. The
 # program waits until its arguments are right; its names come at their first use, see __getattr__.
 if TYPE_CHECKING or not _is_the_program():
-    from keras_hoyer._public import *  # noqa: F403
+    from keras_hoyer._public import *
 
 
 def __getattr__(name: str) -> Any:
