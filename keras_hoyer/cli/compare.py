@@ -1,6 +1,8 @@
 """`keras-hoyer compare`."""
 
 import argparse
+import json
+import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,7 +59,12 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
     sides = [_side(options, path, console) for path in options.files]
     with console.step("running both"):
         result = comparison.compare(*sides, options.data, options.tolerance, options.runs)
-    return Answer(result.to_dict(), str(result), 0 if result.within_tolerance else 1)
+    text = str(result)
+    if not result.within_tolerance and options.data is None:
+        text += (
+            "\n\nThe inputs were random: pass --data for samples that both models were made for."
+        )
+    return Answer(result.to_dict(), text, 0 if result.within_tolerance else 1)
 
 
 def _side(options: argparse.Namespace, path: Path, console: Console) -> "Side":
@@ -70,11 +77,23 @@ def _side(options: argparse.Namespace, path: Path, console: Console) -> "Side":
     elif path.suffix in WEIGHTS:
         model = models.load(options.model, console)
         load_sparse_weights(model, path)
-        side = comparison.KerasSide(path, model, options.data)
+        quantize = "float16" if _holds_halves(path) else None
+        side = comparison.KerasSide(path, model, options.data, quantize)
     else:
         side = comparison.KerasSide(path, models.load(path, console), options.data)
     comparison.check_data(side, options.data)
     return side
+
+
+def _holds_halves(path: Path) -> bool:
+    """Whether a weight file that was read holds values in float16."""
+    name = "values.float16"  # see exporters/sparse_weights.py
+    if path.suffix == ".npz":
+        with zipfile.ZipFile(path) as archive:
+            return f"{name}.npy" in archive.namelist()
+    with open(path, "rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return name in header
 
 
 COMPARE = Command(

@@ -6,11 +6,11 @@ Whoever reads the output may be gone (`| head`), which is no reason to stop a co
 import contextlib
 import os
 import sys
+import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, TextIO
 
 from keras_hoyer.cli.words import in_own_words
 
@@ -26,6 +26,7 @@ class Console:
     def __init__(self, program: str, quiet: bool) -> None:
         self.program = program
         self.quiet = quiet
+        self._stream: TextIO | None = None  # None for what `sys.stderr` is at the time
 
     @contextlib.contextmanager
     def step(self, text: str) -> Iterator[None]:
@@ -33,9 +34,9 @@ class Console:
         if self.quiet:
             yield
             return
-        _write(f"{self.program}: {text} ...\n")
+        self._write(f"{self.program}: {text} ...\n")
         done = threading.Event()
-        clock = threading.Thread(target=_show_seconds, args=[done], daemon=True)
+        clock = threading.Thread(target=self._show_seconds, args=[done], daemon=True)
         if sys.stderr.isatty():
             clock.start()
         try:
@@ -47,7 +48,7 @@ class Console:
 
     def complain(self, text: str) -> None:
         """Says something in one line, in the words of the command line."""
-        _write(f"{self.program}: {in_own_words(' '.join(text.split()))}\n")
+        self._write(f"{self.program}: {in_own_words(' '.join(text.split()))}\n")
 
     @contextlib.contextmanager
     def keep_stdout_clean(self) -> Iterator[None]:
@@ -65,6 +66,42 @@ class Console:
             warnings.showwarning = show
             yield
 
+    @contextlib.contextmanager
+    def hide_chatter(self) -> Iterator[None]:
+        """Shows what others write to stderr only if something fails.
+
+        TensorFlow greets with a page of it whenever it is imported.
+        """
+        if not _are_files():
+            yield
+            return
+        descriptor = sys.__stderr__.fileno()
+        with tempfile.TemporaryFile() as hidden, os.fdopen(os.dup(descriptor), "w") as stream:
+            self._stream = stream
+            try:
+                with _redirected(descriptor, hidden.fileno()):
+                    yield
+            except Exception:
+                hidden.seek(0)
+                self._write(hidden.read().decode(errors="replace"))
+                raise
+            finally:
+                self._stream = None
+
+    def _write(self, text: str) -> None:
+        stream = self._stream or sys.stderr
+        with contextlib.suppress(OSError):
+            stream.write(text)
+            stream.flush()
+
+    def _show_seconds(self, done: threading.Event) -> None:
+        seconds, shown = 0, ""
+        while not done.wait(1):
+            seconds += 1
+            shown = f"  {seconds} s"
+            self._write(f"\r{shown}")
+        self._write(f"\r{' ' * len(shown)}\r" if shown else "")
+
 
 def answer(text: str, end: str = "\n") -> None:
     """Prints an answer on stdout, if anybody is there to read it."""
@@ -75,29 +112,26 @@ def answer(text: str, end: str = "\n") -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
-def _write(text: str) -> None:
-    with contextlib.suppress(OSError):
-        sys.stderr.write(text)
-        sys.stderr.flush()
+@contextlib.contextmanager
+def _stdout_of_native_code_as_stderr() -> Iterator[None]:
+    if not _are_files():
+        yield
+        return
+    with _redirected(sys.__stdout__.fileno(), sys.__stderr__.fileno()):
+        yield
 
 
-def _show_seconds(done: threading.Event) -> None:
-    start = time.monotonic()
-    while not done.wait(1):
-        _write(f"\r  {time.monotonic() - start:.0f} s ")
-    _write("\r          \r")
+def _are_files() -> bool:
+    """Whether stdout and stderr are the process' own: tests and notebooks put others there."""
+    return None not in (sys.__stdout__, sys.__stderr__) and sys.stderr is sys.__stderr__
 
 
 @contextlib.contextmanager
-def _stdout_of_native_code_as_stderr() -> Iterator[None]:
-    # Tests and notebooks put something else in the place of stdout: there is nothing to protect.
-    if sys.__stdout__ is None or sys.__stderr__ is None or sys.stderr is not sys.__stderr__:
-        yield
-        return
-    kept = os.dup(sys.__stdout__.fileno())
+def _redirected(descriptor: int, target: int) -> Iterator[None]:
+    kept = os.dup(descriptor)
     try:
-        os.dup2(sys.__stderr__.fileno(), sys.__stdout__.fileno())
+        os.dup2(target, descriptor)
         yield
     finally:
-        os.dup2(kept, sys.__stdout__.fileno())
+        os.dup2(kept, descriptor)
         os.close(kept)

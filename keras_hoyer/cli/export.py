@@ -1,6 +1,7 @@
 """`keras-hoyer export`."""
 
 import argparse
+import dataclasses
 import importlib.util
 from pathlib import Path
 
@@ -133,7 +134,8 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
     model = models.load(options.file, console)
     with console.step(f"converting, running and comparing {options.output}"):
         result = export(model, options.output, representative_data=options.data, **settings)
-    return Answer(result.to_dict(), in_own_words(str(result)))
+    result = dataclasses.replace(result, notes=tuple(map(in_own_words, result.notes)))
+    return Answer(result.to_dict(), str(result))
 
 
 def _sparse(text: str) -> bool | str:

@@ -59,7 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         command.check(options)
         with console.keep_stdout_clean():
             # Registers our classes, which models in files may have; see keras_hoyer/__init__.py.
-            importlib.import_module("keras_hoyer._public")
+            with console.step("starting Keras"), console.hide_chatter():
+                importlib.import_module("keras_hoyer._public")
             _import_modules(options.modules)
             answer = command.run(options, console)
     except UsageError as error:

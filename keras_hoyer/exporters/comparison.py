@@ -3,9 +3,10 @@
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import keras
@@ -15,7 +16,7 @@ from keras_hoyer._tables import html_lines, html_table, text_table
 from keras_hoyer.exporters import (
     _run_file,
     litert,
-    litert_file,
+    litert_quantization,
     processes,
     signatures,
     training_state,
@@ -31,13 +32,17 @@ class KerasSide:
         path: the file that it came from.
         model: a built model.
         data: representative data or `None`, as for `export`.
+        quantize: `"float16"` if its weights were rounded so on their way, else `None`.
     """
 
-    quantize = None
+    ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
 
-    def __init__(self, path: Path, model: keras.Model, data: Any = None) -> None:
+    def __init__(
+        self, path: Path, model: keras.Model, data: Any = None, quantize: str | None = None
+    ) -> None:
         self.path = path
         self.model = model
+        self.quantize = quantize
         self.signature = signatures.signature_of(model, data)
 
     def training_bytes(self) -> int:
@@ -79,8 +84,11 @@ class FileSide:
             inputs = processes.describe(path, Path(folder))
         self.signature = signatures.Signature(inputs, list(range(len(inputs))))
         # The file could be read above, so it is whole.
-        tflite = path.suffix == ".tflite"
-        self.quantize = litert_file.quantization_of(path.read_bytes()) if tflite else None
+        self.quantize, self.ranges = None, {}
+        if path.suffix == ".tflite":
+            content = path.read_bytes()
+            self.quantize = litert_quantization.quantization_of(content)
+            self.ranges = litert_quantization.input_ranges(content)
 
     def training_bytes(self) -> int:
         """None: a file that is run holds a model only."""
@@ -203,7 +211,8 @@ def compare(
     Args:
         a: the model that the other one is measured by.
         b: the other one.
-        data: samples as for `export`; by default 32 random ones.
+        data: samples as for `export`; by default 32 random ones, within the range that a file in
+            int8 was calibrated on.
         tolerance: what `error` may be; by default what `export` allows a file that is quantized
             like the more coarsely quantized one of the two: 1e-4, float16 1e-2, dynamic 0.1, int8
             0.2.
@@ -291,6 +300,8 @@ def _run(a: Side, b: Side, data: Any) -> _Both:
     if data is None:
         samples = signatures.CHECK_SAMPLES
         arrays = signatures.random_arrays(a.model or b.model, signature, samples)
+        arrays = _within_ranges(arrays, a, range(len(order)))
+        arrays = _within_ranges(arrays, b, order)
     else:
         arrays = signatures.arrays_of(signature, data)
     batch = signature.inputs[0].shape[0]
@@ -332,6 +343,15 @@ def _join(a: Side, b: Side) -> tuple[signatures.Signature, list[int]]:
             f"{_described(ours)} and {b.path} with {_described(theirs)}"
         )
     return dataclasses.replace(a.signature, inputs=tuple(joined)), order
+
+
+def _within_ranges(arrays: list[np.ndarray], side: Side, order: Sequence[int]) -> list[np.ndarray]:
+    """Random inputs that a file in integers can tell apart."""
+    limited = list(arrays)
+    for i, spec in zip(order, side.signature.inputs, strict=True):
+        if spec.name in side.ranges:
+            limited[i] = np.clip(arrays[i], *side.ranges[spec.name]).astype(arrays[i].dtype)
+    return limited
 
 
 def _kind(spec: signatures.ModelInput) -> str:

@@ -41,33 +41,6 @@ def tensors_of(content: bytes) -> tuple[StoredTensor, ...]:
     return tuple(tensors)
 
 
-def quantization_of(content: bytes) -> str | None:
-    """How a file computes, in the words of `export`'s argument `quantize`.
-
-    Args:
-        content: the bytes of a `.tflite` file.
-
-    Returns:
-        `"int8"` if anything is computed in int8, `"dynamic"` or `"float16"` if only weights are
-        stored so, else `None`.
-    """
-    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415
-
-    model = schema.Model.GetRootAs(content, 0)
-    stored, computed = set(), set()
-    for g in range(model.SubgraphsLength()):
-        graph = model.Subgraphs(g)
-        for t in range(graph.TensorsLength()):
-            tensor = graph.Tensors(t)
-            constant = model.Buffers(tensor.Buffer()).DataLength() > 0
-            (stored if constant else computed).add(tensor.Type())
-    if schema.TensorType.INT8 in computed:
-        return "int8"
-    if schema.TensorType.INT8 in stored:
-        return "dynamic"
-    return "float16" if schema.TensorType.FLOAT16 in stored else None
-
-
 def make_zeros_positive(content: bytearray) -> None:
     """Turns every -0.0 of the constants into +0.0, in place.
 

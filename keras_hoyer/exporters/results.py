@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
@@ -9,6 +10,9 @@ from keras_hoyer._tables import GAP, Rows, html_lines, html_table, shorten, text
 
 # What a line of the tables is no longer than, and how many kernels have a line each.
 WIDTH, MOST_KERNELS = 100, 20
+
+# Formats that deflate what they store, so that zeros make the files of dense tensors small as well.
+COMPRESSED = ("keras", "npz")
 
 
 class ExportError(RuntimeError):
@@ -119,7 +123,7 @@ class ExportResult:
             rows, figures = self._kernel_rows()
             parts.append(text_table(rows, figures))
         if self.notes:
-            parts.append("\n".join(f"Note: {note}" for note in self.notes))
+            parts.append("\n".join(map(_wrapped_note, self.notes)))
         return "\n\n".join(parts)
 
     def _repr_html_(self) -> str:
@@ -140,9 +144,14 @@ class ExportResult:
 
     def _against_dense(self) -> str:
         """How the size compares with the dense file's; nothing if it is that file's."""
-        if self.bytes == self.dense_bytes:
+        if any(tensor.storage != "dense" for tensor in self.tensors):
+            other = "dense"
+        elif self.format in COMPRESSED:
+            other = "uncompressed"
+        else:
             return ""
-        return f", {compare_sizes(self.bytes, self.dense_bytes)} than dense ({self.dense_bytes:,})"
+        change = compare_sizes(self.bytes, self.dense_bytes)
+        return f", {change} {other} ({self.dense_bytes:,})"
 
     def _kernels(self) -> list[StoredTensor]:
         return [tensor for tensor in self.tensors if len(tensor.shape) > 1]
@@ -162,6 +171,12 @@ class ExportResult:
         rows = [("tensor", "shape", "stored as", "zeros"), *rows]
         others = sum(max(len(row[i]) for row in rows) for i in (1, 2, 3)) + 3 * len(GAP)
         return [(shorten(name, WIDTH - others), *rest) for name, *rest in rows], (3,)
+
+
+def _wrapped_note(note: str) -> str:
+    indent = " " * len("Note: ")
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(f"Note: {note}", WIDTH, subsequent_indent=indent, **whole)
 
 
 def _grouped(kernels: Iterable[StoredTensor]) -> Rows:
@@ -194,9 +209,14 @@ def _cell(value: float | None, spec: str) -> str:
 def compare_sizes(size: int, other: int) -> str:
     """How much smaller or larger a size is than another one.
 
-    >>> compare_sizes(500, 1200), compare_sizes(1300, 1000), compare_sizes(990, 1000)
-    ('2.40 times smaller', '1.30 times larger', '1.0% smaller')
+    >>> compare_sizes(500, 1200), compare_sizes(1300, 1000)
+    ('2.40 times smaller than', '1.30 times larger than')
+    >>> compare_sizes(990, 1000), compare_sizes(70001, 70000)
+    ('1.0% smaller than', 'as large as')
     """
-    word = "smaller" if size < other else "larger"
     times = max(size, other) / min(size, other)
-    return f"{times:.2f} times {word}" if times >= 1.1 else f"{abs(size / other - 1):.1%} {word}"
+    share = f"{times - 1:.1%}" if size > other else f"{1 - 1 / times:.1%}"
+    if share == "0.0%":
+        return "as large as"
+    change = f"{times:.2f} times" if times >= 1.1 else share
+    return f"{change} {'smaller' if size < other else 'larger'} than"

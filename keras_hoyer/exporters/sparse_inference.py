@@ -18,7 +18,7 @@ class Condition:
     advice: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SparseInferenceReport:
     """All conditions; true as a whole if each is met.
 
@@ -32,6 +32,10 @@ class SparseInferenceReport:
 
     def __bool__(self) -> bool:
         return all(condition.met for condition in self.conditions)
+
+    def __repr__(self) -> str:
+        met = sum(condition.met for condition in self.conditions)
+        return f"SparseInferenceReport({self.target!r}, met: {met} of {len(self.conditions)})"
 
     def __str__(self) -> str:
         verdict = "can" if self else "cannot"
