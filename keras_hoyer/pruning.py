@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_hoyer.collapse import warn_of_collapse
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.masks import apply_masks, known_mask
 from keras_hoyer.patterns import Pattern, Unstructured, check_pattern
@@ -68,9 +69,21 @@ def check_choices(criterion: Criterion, pattern: Pattern) -> None:
 
 
 def cut(
-    model: keras.Model, units: Sequence[Units], criterion: Criterion, progress: float = 1.0
+    model: keras.Model,
+    units: Sequence[Units],
+    criterion: Criterion,
+    progress: float = 1.0,
+    tentative: bool = False,
 ) -> None:
-    """Cuts `progress` of the way to the criterion, and masks what is zero from then on."""
+    """Cuts `progress` of the way to the criterion, and masks what is zero from then on.
+
+    Args:
+        model: A built Keras model.
+        units: The units of a pattern in it.
+        criterion: How much.
+        progress: Part of the way to go, from 0 to 1.
+        tentative: Whether the cut is taken back if it turns out too deep.
+    """
     scores = [entry.score() for entry in units]
     flops = FlopsLeft(model, units) if isinstance(units[0], ChannelUnits) else None
     keep = criterion.keep(scores, progress, flops)
@@ -78,6 +91,8 @@ def cut(
         entry.restrict(kept, scored.values)
         for entry, kept, scored in zip(units, keep, scores, strict=True)
     ]
+    if progress >= 1 and not tentative:
+        warn_of_collapse(units, scores, keep)
     del scores
     masks: dict[Weight, np.ndarray] = {}
     for entry, kept in zip(units, keep, strict=True):
