@@ -62,7 +62,8 @@ class Console:
             _stdout_of_native_code_as_stderr(),
             warnings.catch_warnings(),
         ):
-            warnings.simplefilter("ignore", FutureWarning)  # of other packages, for their authors
+            for category in (FutureWarning, DeprecationWarning):  # for authors of other packages
+                warnings.simplefilter("ignore", category)
             warnings.showwarning = show
             yield
 
