@@ -67,6 +67,18 @@ def html_lines(*lines: str) -> str:
     return f"<p>{'<br>'.join(map(html.escape, lines))}</p>" if lines else ""
 
 
+def wrap(text: str, width: int, indent: str = "") -> str:
+    """A sentence in lines of at most `width` characters; what may be typed stays in one piece.
+
+    >>> print(wrap("Note: pass --optimize-for latency", 24, indent="      "))
+    Note: pass
+          --optimize-for
+          latency
+    """
+    whole = {"break_long_words": False, "break_on_hyphens": False}
+    return textwrap.fill(text, width, subsequent_indent=indent, **whole)
+
+
 def shorten(text: str, width: int) -> str:
     """A text of at most `width` characters, with dots for its middle: names differ at their ends.
 

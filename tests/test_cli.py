@@ -547,6 +547,12 @@ def put_nan():
         ("prune model.keras -o none/a.keras --sparsity 0.5", "-o none/a.keras: there is no", None),
         ("export model.keras -o . --format npz", "Received: -o ., a folder", None),
         ("shrink model.keras -o model.keras/a.keras", "a folder that exists", None),
+        pytest.param(
+            "export model.keras -o /proc/a.npz",
+            "a folder that can be written",
+            None,
+            marks=pytest.mark.skipif(not os.path.isdir("/proc"), reason="there is no such folder"),
+        ),
         ("export model.keras -o a.npz --data none.npy", "There is no file none.npy", None),
         ("export model.keras -o a.npz --data model.keras", "Expected arrays of numbers", None),
         ("compare model.keras none.tflite", "There is no file none.tflite", None),

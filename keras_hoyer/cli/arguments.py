@@ -3,6 +3,7 @@
 import argparse
 import math
 import os
+import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -112,8 +113,12 @@ def check_writable(path: Path) -> None:
             f"Expected a file in a folder that exists. Received: -o {path}: there is no folder "
             f"{folder}"
         )
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise PermissionError(f"The folder of -o {path} cannot be written")
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise PermissionError(
+            f"Expected a file in a folder that can be written. Received: -o {path} ({error})"
+        ) from error
 
 
 def _keras_path(text: str) -> Path:

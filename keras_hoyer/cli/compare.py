@@ -99,10 +99,11 @@ def _holds_halves(path: Path) -> bool:
 COMPARE = Command(
     name="compare",
     help="outputs, bytes and latency of two models side by side",
-    text="Runs two models on the same inputs and prints how far their outputs are apart, their\n"
-    "bytes and the median time of one sample, measured by turns on one thread. A model in\n"
-    "Keras is timed as predict_on_batch, on JAX with as many threads as JAX takes. Outputs of\n"
-    "shape (samples, classes) also give the share of samples with the same class.",
+    text="Runs two models on the same inputs and prints how far their outputs are apart,\n"
+    "their bytes and the median time of one sample, measured by turns on one thread.\n"
+    "A model in Keras is timed as predict_on_batch, on JAX with as many threads as\n"
+    "JAX takes. Outputs of shape (samples, classes) also give the share of samples\n"
+    "with the same class. What a .keras file holds to train on is not counted.",
     example="keras-hoyer compare model.keras model.tflite --data samples.npy",
     add_arguments=_add_arguments,
     check=_check,

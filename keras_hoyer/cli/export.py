@@ -147,9 +147,9 @@ def _sparse(text: str) -> bool | str:
 EXPORT = Command(
     name="export",
     help="write a checked .tflite, .onnx, .npz, .safetensors or .keras file",
-    text="Writes a file that is run, or read back, and compared with the model before it is put\n"
-    "in place. If it is not right, an older file is untouched.",
-    example="keras-hoyer export small.keras -o small.tflite --quantize int8 --data samples.npy",
+    text="Writes a file that is run, or read back, and compared with the model before it\n"
+    "is put in place. If it is not right, an older file is untouched.",
+    example="keras-hoyer export small.keras -o small.tflite --quantize int8 --data x.npy",
     add_arguments=_add_arguments,
     check=_check,
     run=_run,

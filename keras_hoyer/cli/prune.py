@@ -140,9 +140,9 @@ def _pattern(text: str) -> PatternName:
 PRUNE = Command(
     name="prune",
     help="set the smallest weights, blocks or channels to zero",
-    text="Sets the weights, blocks or channels of the smallest magnitudes to zero, without data\n"
-    "and training, and prints the report. The masks that keep the zeros in further training\n"
-    "are saved with the model, and so is its optimizer.",
+    text="Sets the weights, blocks or channels of the smallest magnitudes to zero,\n"
+    "without data and training, and prints the report. The masks that keep the\n"
+    "zeros in further training are saved with the model, and so is its optimizer.",
     example="keras-hoyer prune model.keras -o sparse.keras --sparsity 0.9",
     add_arguments=_add_arguments,
     check=_check,

@@ -63,9 +63,9 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
 SHRINK = Command(
     name="shrink",
     help="remove channels that are zero or constant",
-    text="Writes a smaller model with the same outputs, without the channels that are zero or\n"
-    "constant, and prints parameters and multiply-adds. Both models are run on the same\n"
-    "inputs; if their outputs differ, nothing is written.",
+    text="Writes a smaller model with the same outputs, without the channels that are\n"
+    "zero or constant, and prints parameters and multiply-adds. Both models are run\n"
+    "on the same inputs; if their outputs differ, nothing is written.",
     example="keras-hoyer shrink sparse.keras -o small.keras",
     add_arguments=_add_arguments,
     check=_check,

@@ -2,11 +2,10 @@
 
 import dataclasses
 import math
-import textwrap
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from keras_hoyer._tables import GAP, Rows, html_lines, html_table, shorten, text_table
+from keras_hoyer._tables import GAP, Rows, html_lines, html_table, shorten, text_table, wrap
 
 # What a line of the tables is no longer than, and how many kernels have a line each.
 WIDTH, MOST_KERNELS = 100, 20
@@ -123,7 +122,7 @@ class ExportResult:
             rows, figures = self._kernel_rows()
             parts.append(text_table(rows, figures))
         if self.notes:
-            parts.append("\n".join(map(_wrapped_note, self.notes)))
+            parts.append("\n".join(wrap(f"Note: {note}", WIDTH, " " * 6) for note in self.notes))
         return "\n\n".join(parts)
 
     def _repr_html_(self) -> str:
@@ -171,12 +170,6 @@ class ExportResult:
         rows = [("tensor", "shape", "stored as", "zeros"), *rows]
         others = sum(max(len(row[i]) for row in rows) for i in (1, 2, 3)) + 3 * len(GAP)
         return [(shorten(name, WIDTH - others), *rest) for name, *rest in rows], (3,)
-
-
-def _wrapped_note(note: str) -> str:
-    indent = " " * len("Note: ")
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(f"Note: {note}", WIDTH, subsequent_indent=indent, **whole)
 
 
 def _grouped(kernels: Iterable[StoredTensor]) -> Rows:
