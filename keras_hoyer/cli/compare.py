@@ -56,9 +56,9 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
     from keras_hoyer.exporters import comparison
 
     comparison.use_one_thread()
-    sides = [_side(options, path, console) for path in options.files]
+    a, b = (_side(options, path, console) for path in options.files)
     with console.step("running both"):
-        result = comparison.compare(*sides, options.data, options.tolerance, options.runs)
+        result = comparison.compare(a, b, options.data, options.tolerance, options.runs)
     text = str(result)
     if not result.within_tolerance and options.data is None:
         text += (
@@ -71,6 +71,7 @@ def _side(options: argparse.Namespace, path: Path, console: Console) -> "Side":
     from keras_hoyer.cli import models
     from keras_hoyer.exporters import comparison, load_sparse_weights
 
+    side: Side
     if path.suffix in RUN:
         with console.step(f"reading {path}"):
             side = comparison.FileSide(path)
