@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from keras_hoyer.cli import arguments
 from keras_hoyer.cli.command import Answer, Command, UsageError
 from keras_hoyer.cli.console import Console
-from keras_hoyer.cli.data import read_data
 
 if TYPE_CHECKING:
     from keras_hoyer.exporters.comparison import Side
@@ -49,7 +48,7 @@ def _check(options: argparse.Namespace) -> None:
             arguments.check_model(path)
     if options.model is not None:
         arguments.check_model(options.model)
-    options.data = read_data(options.data)
+    options.data = arguments.read_data(options.data)
 
 
 def _run(options: argparse.Namespace, console: Console) -> Answer:

@@ -12,15 +12,13 @@ import numpy as np
 from keras_hoyer.cli.arguments import check_readable
 
 
-def read_data(path: Path | None) -> Any:
-    """An array, or a list or dict of arrays; `None` without a file.
+def read_data(path: Path) -> Any:
+    """An array, or a list or dict of arrays.
 
     Raises:
         OSError: if there is no file that may be read.
         ValueError: if it does not hold arrays of numbers, or less than it says.
     """
-    if path is None:
-        return None
     check_readable(path)
     try:
         arrays = _read(path)

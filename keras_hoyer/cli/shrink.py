@@ -5,7 +5,6 @@ import argparse
 from keras_hoyer.cli import arguments
 from keras_hoyer.cli.command import Answer, Command
 from keras_hoyer.cli.console import Console
-from keras_hoyer.cli.data import read_data
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -18,7 +17,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
 def _check(options: argparse.Namespace) -> None:
     arguments.check_model(options.file)
     arguments.check_writable(options.output)
-    options.data = read_data(options.data)
+    options.data = arguments.read_data(options.data)
 
 
 def _run(options: argparse.Namespace, console: Console) -> Answer:
