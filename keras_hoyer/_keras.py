@@ -41,3 +41,18 @@ def running_callbacks() -> list[keras.callbacks.Callback] | None:
             return caller.callbacks
         frame = frame.f_back
     return None
+
+
+def variables_whose_losses_are_read() -> tuple[list[keras.Variable], keras.Variable | None]:
+    """The variables of the model whose `losses` are being read, and the one it has come to.
+
+    A regularizer is handed a tensor, and on JAX not even a variable. What it belongs to stands in
+    the caller.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner, variable = frame.f_locals.get("self"), frame.f_locals.get("variable")
+        if isinstance(owner, keras.Layer) and isinstance(variable, keras.Variable):
+            return list(owner.variables), variable
+        frame = frame.f_back
+    return [], None
