@@ -25,10 +25,13 @@ def write(model: keras.Model, folder: Path) -> ExportResult:
 
     Raises:
         ExportError: if Keras cannot save the model, or load the file, or weights differ.
+        OSError: if the disk is full.
     """
     stored, path = folder / "stored.keras", folder / "model.keras"
     try:
         model.save(stored)
+    except OSError:
+        raise
     except Exception as error:  # custom layers raise anything
         raise ExportError("convert", f"Keras cannot save the model: {error}") from error
     with zipfile.ZipFile(stored) as archive:
@@ -43,6 +46,12 @@ def write(model: keras.Model, folder: Path) -> ExportResult:
         loaded = keras.models.load_model(path, custom_objects=classes, compile=False)
     except Exception as error:  # custom layers raise anything
         raise ExportError("check", f"Keras cannot load the file: {error}") from error
+    if len(loaded.weights) != len(model.weights):
+        raise ExportError(
+            "check",
+            f"the file gives back {len(loaded.weights)} of {len(model.weights)} weights: a layer "
+            "that is built on its first call needs `build` or `get_build_config`",
+        )
     for ours, theirs in zip(model.weights, loaded.weights, strict=True):
         pair = [sparse_weights.values_of(weight) for weight in (ours, theirs)]
         if pair[0].dtype != pair[1].dtype or pair[0].tobytes() != pair[1].tobytes():
