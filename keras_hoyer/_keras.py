@@ -26,3 +26,8 @@ def trusting() -> contextlib.AbstractContextManager[Any]:
     from keras.src.saving.serialization_lib import SafeModeScope  # noqa: PLC0415
 
     return SafeModeScope(safe_mode=False)
+
+
+def flatten_layers(model: keras.Model) -> list[keras.Layer]:
+    """All layers inside of a model, at any depth, without the model itself."""
+    return list(model._flatten_layers(include_self=False, recursive=True))

@@ -15,6 +15,7 @@ from keras_hoyer.exporters import (
     export,
     load_sparse_weights,
     scipy_matrices,
+    sparse_file,
     sparse_weights,
 )
 
@@ -349,14 +350,14 @@ def test_a_missing_file_and_an_unbuilt_model_are_named(exported, tmp_path):
 
 
 def test_a_file_that_reads_back_differently_is_not_handed_over(tmp_path, monkeypatch):
-    write = sparse_weights._write_npz
+    write = sparse_file.write_npz
 
     def write_wrongly(path, header, arrays):
         write(path, header, arrays)
         with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning):
             archive.writestr("header.npy", b"")
 
-    monkeypatch.setattr(sparse_weights, "_write_npz", write_wrongly)
+    monkeypatch.setattr(sparse_file, "write_npz", write_wrongly)
     with pytest.raises(ExportError, match="'check'"):
         export(small_model(), tmp_path / "w.npz")
     assert not list(tmp_path.iterdir())

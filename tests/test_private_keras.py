@@ -26,3 +26,10 @@ def test_a_lambda_is_built_from_its_config_where_it_is_trusted():
     with _keras.trusting():
         copy = keras.layers.Lambda.from_config(layer.get_config())
     assert float(copy(keras.ops.ones((1, 1)))[0, 0]) == 2
+
+
+def test_layers_are_found_at_any_depth():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="deep")])
+    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(1, name="flat")])
+    names = {layer.name for layer in _keras.flatten_layers(model)}
+    assert {"deep", "flat", inner.name} <= names and model.name not in names

@@ -157,9 +157,7 @@ def _copy_owner_and_mode(old: Path, new: Path) -> None:
     shutil.copymode(old, new)
 
 
-def _refuse(
-    path: Path, expected: str, reason: str, cause: BaseException | None = None
-) -> NoReturn:
+def _refuse(path: Path, expected: str, reason: str, cause: BaseException | None = None) -> NoReturn:
     raise ValueError(
         f"Invalid value for argument `filepath`. Expected {expected}. "
         f"Received: filepath={str(path)!r} ({reason})"

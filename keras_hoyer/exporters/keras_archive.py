@@ -7,6 +7,7 @@ import h5py
 import keras
 import numpy as np
 
+from keras_hoyer._keras import flatten_layers
 from keras_hoyer.exporters import sparse_weights
 from keras_hoyer.exporters.results import Candidate, ExportError, ExportResult
 
@@ -41,7 +42,7 @@ def write(model: keras.Model, folder: Path) -> ExportResult:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in names:
             archive.write(folder / "members" / name, name)
-    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    classes = {type(layer).__name__: type(layer) for layer in (model, *flatten_layers(model))}
     try:
         loaded = keras.models.load_model(path, custom_objects=classes, compile=False)
     except Exception as error:  # custom layers raise anything

@@ -167,6 +167,8 @@ def run_process(
             )
         except subprocess.TimeoutExpired:
             return f"hung: stopped after {timeout:g} s"
+        except OSError as error:
+            return f"could not be started: {error}"
         if done.returncode < 0:
             return f"crashed with {_signal_name(-done.returncode)}"
         if done.returncode > 0:
