@@ -117,7 +117,11 @@ def apply_masks(model: keras.Model, masks: Mapping[Weight, np.ndarray]) -> None:
 def known_mask(weight: Weight) -> np.ndarray | None:
     """The mask that a weight has been given before; `None` if it has none."""
     constraint = weight.get("constraint")
-    return constraint.get_mask(weight.name) if isinstance(constraint, KeepZeros) else None
+    return (
+        constraint.get_mask(weight.name, weight.variable.shape)
+        if isinstance(constraint, KeepZeros)
+        else None
+    )
 
 
 def adopt_zeros(model: keras.Model, units: Sequence[Units]) -> bool:
