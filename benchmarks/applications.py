@@ -23,9 +23,9 @@ import numpy as np
 from keras import ops
 from machine import describe_machine
 
-from keras_hoyer.flops import count_flops
 from keras_hoyer.graph import channel_groups
-from keras_hoyer.surgery import shrink
+from keras_hoyer.graph.costs import count_flops
+from keras_hoyer.graph.shrink import shrink
 
 
 def architectures() -> dict[str, Callable]:

@@ -3,9 +3,10 @@
 from keras_hoyer import callbacks, criteria, measures, patterns, schedules
 from keras_hoyer.attach import regularize, strip
 from keras_hoyer.exporters import ExportError, check_sparse_inference, export, load_sparse_weights
-from keras_hoyer.flops import count_flops
 from keras_hoyer.graph import register_rule
-from keras_hoyer.masks import prune
+from keras_hoyer.graph.costs import count_flops
+from keras_hoyer.graph.shrink import shrink
+from keras_hoyer.pruning import prune
 from keras_hoyer.regularizers import (
     GroupHoyer,
     GroupHoyerSquare,
@@ -15,7 +16,6 @@ from keras_hoyer.regularizers import (
     TransformedL1,
 )
 from keras_hoyer.reports import report
-from keras_hoyer.surgery import shrink
 
 __version__ = "0.1.0"
 

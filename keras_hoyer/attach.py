@@ -5,9 +5,9 @@ from collections.abc import Callable
 
 import keras
 
-from keras_hoyer.constraints import KeepZeros
-from keras_hoyer.coupled import couple
+from keras_hoyer.masks import KeepZeros
 from keras_hoyer.regularizers import GroupPenalty, Penalty
+from keras_hoyer.regularizers.coupled import couple
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights, refresh_compiled
 
 Regularizer = keras.regularizers.Regularizer

@@ -20,12 +20,12 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_hoyer import criteria, masks, patterns
+from keras_hoyer import criteria, patterns, pruning
 from keras_hoyer.attach import strip
 from keras_hoyer.exporters import ExportError, comparison, export, exporting, load_sparse_weights
-from keras_hoyer.flops import count_flops
+from keras_hoyer.graph.costs import count_flops
+from keras_hoyer.graph.shrink import shrink
 from keras_hoyer.reports import report
-from keras_hoyer.surgery import shrink
 
 CRITERIA = {
     "sparsity": criteria.TargetSparsity,
@@ -97,12 +97,12 @@ def _report(options: argparse.Namespace) -> Answer:
 def _prune(options: argparse.Namespace) -> Answer:
     try:
         criterion = _criterion(options)
-        masks.check_choices(criterion, options.pattern)
+        pruning.check_choices(criterion, options.pattern)
     except ValueError as error:
         options.parser.error(_one_line(error))
     model = _load(options, options.file, compile=True)
     _say(options, f"cutting: {criterion}, {options.pattern}")
-    masks.prune(model, criterion, options.pattern, options.layers)
+    pruning.prune(model, criterion, options.pattern, options.layers)
     if options.strip:
         strip(model)
     written = _write(options, model)

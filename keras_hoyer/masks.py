@@ -1,98 +1,171 @@
-"""Cutting: from a pattern and a criterion to masks, and zeros that stay."""
+"""Zeros that stay: a mask held as a Keras constraint.
 
-import warnings
+Keras applies constraints at the end of every optimizer step, on every backend, inside the compiled
+training step. That makes a constraint the one place where no optimizer, momentum, weight decay or
+loss scaling can bring a pruned weight back, and where nothing runs in Python per batch.
+"""
+
+import contextlib
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import keras
 import numpy as np
+from keras import ops
 
-from keras_hoyer.constraints import KeepZeros, find_average
-from keras_hoyer.criteria import Criterion
-from keras_hoyer.patterns import Pattern, Unstructured, check_pattern
-from keras_hoyer.reports import Report, report
-from keras_hoyer.units import ChannelUnits, FlopsLeft, Units, find_units
-from keras_hoyer.weights import LayerSelection, Weight, refresh_compiled
+from keras_hoyer._keras import current_optimizer
+from keras_hoyer._packing import PackedMask
+from keras_hoyer.weights import Weight, refresh_compiled
 
 
-def prune(
-    model: keras.Model,
-    criterion: Criterion,
-    pattern: Pattern = Unstructured(),  # noqa: B008  (immutable)
-    layers: LayerSelection = None,
-) -> Report:
-    """Cuts now, and keeps the zeros from then on.
+@keras.saving.register_keras_serializable(package="keras_hoyer")
+class KeepZeros(keras.constraints.Constraint):
+    """Keeps chosen weights at exactly zero.
 
-    This is what `callbacks.Pruning` does at the epochs of its schedule; call it between two calls
-    of `fit`, or in a custom training loop. The zeros are kept by a constraint, so every optimizer
-    that applies Keras constraints keeps them: all of Keras' own do.
-
-    In a custom loop, trace the training step again after a cut (on JAX after each one), since a
-    compiled step knows only the masks it was compiled with.
+    The masks are part of the config, so a `.keras` file brings them back.
 
     Args:
-        model: A built Keras model. It is changed in place.
-        criterion: How much: a criterion of `keras_hoyer.criteria`.
-        pattern: What is cut together: a pattern of `keras_hoyer.patterns`. Defaults to
-            `Unstructured()`.
-        layers: List of layer names (a nested model's name stands for all its layers), or a
-            function from a layer to a bool. Defaults to `None`: all dense, convolutional,
-            recurrent and attention layers.
+        masks: Dict from a weight's path within its layer, such as `"kernel"` or `"query/kernel"`,
+            to a boolean array of the weight's shape, false where the weight stays zero.
+        constraint: Another constraint that is applied before. Defaults to `None`.
 
-    Returns:
-        A `Report` of the layers that were asked for.
-
-    Raises:
-        ValueError: If the model is not built, a layer name does not exist, the criterion cannot be
-            met with the pattern, the pattern does not divide a kernel, or a kernel is not finite.
-
-    >>> import keras_hoyer as kh
-    >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(10)])
-    >>> kh.prune(model, kh.criteria.TargetSparsity(0.9)).nonzero
-    20
+    >>> keep = KeepZeros({"kernel": np.array([True, False])})
+    >>> keras.ops.convert_to_numpy(keep(np.array([1.0, -2.0], "float32")))
+    array([1., 0.], dtype=float32)
     """
-    check_choices(criterion, pattern)
-    cut(model, find_units(model, pattern, layers), criterion)
-    return report(model, layers)
 
+    def __init__(
+        self, masks: Mapping[str, Any], constraint: keras.constraints.Constraint | None = None
+    ) -> None:
+        self.constraint = keras.constraints.get(constraint)
+        # Those of a config stay packed until their weight is seen, see `_packing`.
+        self._masks: dict[str, Any] = {}
+        self._bits = {}
+        if not isinstance(masks, Mapping):
+            raise ValueError(
+                "Invalid value for argument `masks`. Expected a dict from names to boolean arrays. "
+                f"Received: masks={masks!r:.100}"
+            )
+        for name, mask in masks.items():
+            if isinstance(mask, Mapping):
+                self._masks[name] = PackedMask.from_config(mask)
+            else:
+                self.set_mask(name, mask)
 
-def check_choices(criterion: Criterion, pattern: Pattern) -> None:
-    """Raises a `ValueError` if criterion and pattern are no such things or do not go together."""
-    if not isinstance(criterion, Criterion):
-        raise ValueError(
-            "Invalid value for argument `criterion`. Expected a criterion of "
-            "`keras_hoyer.criteria`, such as `TargetSparsity(0.9)`. "
-            f"Received: criterion={criterion!r}"
-        )
-    check_pattern(pattern)
-    criterion.check(pattern)
+    def set_mask(self, name: str, mask: np.ndarray) -> None:
+        """Sets the mask of the weight `name`, a boolean array of the weight's shape."""
+        self._bits.pop(name, None)
+        if isinstance(self._masks.get(name), keras.Variable):
+            self._masks[name].assign(mask)
+        else:
+            self._masks[name] = _on_backend(np.asarray(mask, bool))
 
+    def get_mask(self, name: str, shape: Sequence[int] | None = None) -> np.ndarray | None:
+        """The mask of the weight `name` as a boolean array; `None` if it has none.
 
-def cut(
-    model: keras.Model, units: Sequence[Units], criterion: Criterion, progress: float = 1.0
-) -> None:
-    """Cuts `progress` of the way to the criterion, and masks what is zero from then on."""
-    scores = [entry.score() for entry in units]
-    flops = FlopsLeft(model, units) if isinstance(units[0], ChannelUnits) else None
-    keep = criterion.keep(scores, progress, flops)
-    keep = [
-        entry.restrict(kept, scored.values)
-        for entry, kept, scored in zip(units, keep, scores, strict=True)
-    ]
-    del scores
-    masks: dict[Weight, np.ndarray] = {}
-    for entry, kept in zip(units, keep, strict=True):
-        for weight, mask in entry.masks(kept).items():
-            # What was cut before stays cut, also if this target asks for less.
-            known = masks.get(weight, known_mask(weight))
-            masks[weight] = mask if known is None else mask & known
-    emptied = [weight.path for weight, mask in masks.items() if not mask.any()]
-    if emptied:
-        warnings.warn(
-            f"Pruning leaves no weight in {', '.join(emptied)}: nothing passes through any more. "
-            "A smaller threshold or target keeps some, as does `scope='layer'`.",
-            stacklevel=3,
-        )
-    apply_masks(model, masks)
+        Args:
+            name: the weight.
+            shape: its shape, which a mask from a file must have. Defaults to any.
+        """
+        mask = self._masks.get(name)
+        if mask is None:
+            return None
+        if shape is not None:
+            self._check_shape(name, shape)
+        return mask.unpack() if isinstance(mask, PackedMask) else ops.convert_to_numpy(mask)
+
+    def __call__(self, w: Any) -> Any:
+        """Returns the weight with its zeros restored; on PyTorch a variable is changed in place."""
+        name = self._name_of(w)
+        if name is not None:
+            self._restore_average(name, w)
+        if self.constraint is not None:
+            w = self.constraint(w)
+        if name is None:
+            return ops.convert_to_tensor(w)
+        if keras.backend.backend() == "torch" and isinstance(w, keras.Variable):
+            return self._mask_in_place(name, w.value)
+        return self.apply_mask(name, w)
+
+    def apply_mask(self, name: str, w: Any) -> Any:
+        """Returns `w` as a tensor, with zeros where the mask of the weight `name` is false."""
+        w = ops.convert_to_tensor(w)
+        mask = ops.convert_to_tensor(self._mask_for(name, w))
+        # Not a product, which leaves -0.0 and turns infinity into NaN.
+        return ops.where(mask, w, 0.0)
+
+    def get_config(self) -> dict:
+        """Returns the masks, packed to bits and compressed, and the other constraint."""
+        return {
+            "masks": {name: self._packed(name).to_config() for name in self._masks},
+            "constraint": keras.constraints.serialize(self.constraint),
+        }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "KeepZeros":
+        """The constraint that `get_config` described."""
+        if not {"masks"} <= set(config) <= {"masks", "constraint"}:
+            raise ValueError(
+                "Invalid config of a KeepZeros. Expected 'masks' and 'constraint'. "
+                f"Received: {sorted(config)!r:.100}"
+            )
+        return cls(**config)
+
+    def _packed(self, name: str) -> PackedMask:
+        mask = self._masks[name]
+        if isinstance(mask, PackedMask):
+            return mask
+        return PackedMask.pack(ops.convert_to_numpy(mask))
+
+    def _mask_for(self, name: str, w: Any) -> Any:
+        """The mask as the backend holds it, of the shape of the weight."""
+        self._check_shape(name, w.shape)
+        mask = self._masks[name]
+        if isinstance(mask, PackedMask):
+            mask = self._masks[name] = _on_backend(mask.unpack())
+        return mask
+
+    def _mask_in_place(self, name: str, w: Any) -> Any:
+        """Masks a PyTorch tensor by a bitwise "and", which is faster there than `where`."""
+        import torch  # noqa: PLC0415  (only where it is the backend)
+
+        bits = self._bits.get(name)
+        if bits is None or (bits.shape, bits.itemsize) != (w.shape, w.itemsize):
+            mask = self._mask_for(name, w)
+            dtype = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[w.itemsize]
+            bits = self._bits[name] = -mask.value.to(w.device, dtype)
+        w.detach().view(bits.dtype).bitwise_and_(bits.to(w.device))
+        return w
+
+    def _check_shape(self, name: str, expected: Sequence[int]) -> None:
+        shape = tuple(self._masks[name].shape)
+        if tuple(expected) != shape:
+            raise ValueError(
+                f"The mask of weight '{name}' has shape {shape}, the weight has shape "
+                f"{tuple(expected)}. A layer that is built anew in another size needs another "
+                "constraint: take the masks off with `strip` before its config is taken."
+            )
+
+    def _restore_average(self, name: str, variable: Any) -> None:
+        """Restores the zeros of the optimizer's moving average of the weight as well.
+
+        An optimizer with `use_ema=True` averages before it calls the constraint, and writes the
+        average over the weight when training ends.
+        """
+        optimizer = current_optimizer()
+        average = None if optimizer is None else find_average(optimizer, variable)
+        if average is not None:
+            average.assign(self.apply_mask(name, average))
+
+    def _name_of(self, w: Any) -> str | None:
+        """Name of the weight that is being constrained; `None` if it has no mask.
+
+        The parts of an attention layer share one constraint, and are told apart by their path.
+        """
+        path = getattr(w, "path", None)
+        if path is None:
+            return next(iter(self._masks)) if len(self._masks) == 1 else None
+        return next((name for name in self._masks if f"/{path}".endswith(f"/{name}")), None)
 
 
 def apply_masks(model: keras.Model, masks: Mapping[Weight, np.ndarray]) -> None:
@@ -117,31 +190,21 @@ def apply_masks(model: keras.Model, masks: Mapping[Weight, np.ndarray]) -> None:
 def known_mask(weight: Weight) -> np.ndarray | None:
     """The mask that a weight has been given before; `None` if it has none."""
     constraint = weight.get("constraint")
-    return (
-        constraint.get_mask(weight.name, weight.variable.shape)
-        if isinstance(constraint, KeepZeros)
-        else None
+    if not isinstance(constraint, KeepZeros):
+        return None
+    return constraint.get_mask(weight.name, weight.variable.shape)
+
+
+def find_average(
+    optimizer: keras.optimizers.Optimizer, variable: keras.Variable
+) -> keras.Variable | None:
+    """The optimizer's moving average of a weight; `None` if it has none."""
+    if not (optimizer.use_ema and optimizer.built):
+        return None
+    averages = zip(
+        optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
     )
-
-
-def adopt_zeros(model: keras.Model, units: Sequence[Units]) -> bool:
-    """Takes the zeros that a model has for cut ones; returns whether it was ever cut.
-
-    So a model goes on that was restored from weights alone, which hold no masks.
-    """
-    masks: dict[Weight, np.ndarray] = {}
-    # A kernel that is zero altogether may just have begun so: others must tell that cuts were made.
-    cut_before = False
-    for entry in units:
-        alive = entry.score().values > 0
-        cut_before |= bool(alive.any() and not alive.all())
-        for weight, mask in entry.masks(alive).items():
-            known = masks.get(weight, known_mask(weight))
-            cut_before |= known_mask(weight) is not None
-            masks[weight] = mask if known is None else mask & known
-    if cut_before:
-        apply_masks(model, {weight: mask for weight, mask in masks.items() if not mask.all()})
-    return cut_before
+    return next((average for known, average in averages if known is variable), None)
 
 
 def _restore_averages(model: keras.Model, weight: Weight, constraint: KeepZeros) -> None:
@@ -151,3 +214,19 @@ def _restore_averages(model: keras.Model, weight: Weight, constraint: KeepZeros)
         average = None if part is None else find_average(part, weight.variable)
         if average is not None:
             average.assign(constraint.apply_mask(weight.name, average))
+
+
+def _on_backend(mask: np.ndarray) -> Any:
+    """A mask held so that a step may be traced right now, and that costs the step nothing."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax  # noqa: PLC0415  (only where it is the backend)
+
+        with jax.ensure_compile_time_eval():
+            return jax.numpy.asarray(mask)
+    with contextlib.ExitStack() as stack:
+        if backend == "tensorflow":
+            import tensorflow as tf  # noqa: PLC0415  (only where it is the backend)
+
+            stack.enter_context(tf.init_scope())
+        return keras.Variable(mask, dtype="bool", trainable=False, name="mask")

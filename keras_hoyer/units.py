@@ -7,8 +7,8 @@ import keras
 import numpy as np
 
 from keras_hoyer.criteria import UnitScores
-from keras_hoyer.flops import kernel_uses
 from keras_hoyer.graph import Group, Slice, channel_groups
+from keras_hoyer.graph.costs import kernel_uses
 from keras_hoyer.patterns import Channel, KernelPattern, Pattern
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights
 
@@ -36,6 +36,10 @@ class KernelUnits:
     def masks(self, keep: np.ndarray) -> dict[Weight, np.ndarray]:
         """Mask of each weight that the units are made of, false where it is cut."""
         return {self._kernel: self._pattern.expand(keep, self._kernel.shape)}
+
+    def penalties(self) -> list[object]:
+        """The regularizers of the kernels."""
+        return [self._kernel.get("regularizer")]
 
 
 class ChannelUnits:
@@ -99,6 +103,12 @@ class ChannelUnits:
                 mask = masks.setdefault(weight, np.ones(weight.shape, bool))
                 np.moveaxis(mask, part.axis, 0)[part.indices[~keep]] = False
         return masks
+
+    def penalties(self) -> list[object]:
+        """The regularizers of the kernels; of one over coupled channels, that which it couples."""
+        parts = [part.variable for part in self.group.producing if self._is_kernel(part)]
+        found = [self._weights[id(variable)].get("regularizer") for variable in parts]
+        return [getattr(regularizer, "penalty", regularizer) for regularizer in found]
 
     def shares(self) -> Iterable[tuple[int, int, float]]:
         """For each kernel axis with these channels: variable id, axis, and a channel's share."""

@@ -4,7 +4,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_hoyer.graph import channel_groups
-from keras_hoyer.surgery import shrink
+from keras_hoyer.graph.shrink import shrink
 
 
 def to_numpy(x):

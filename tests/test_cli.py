@@ -16,8 +16,8 @@ import pytest
 
 import keras_hoyer as kh
 from keras_hoyer.cli import main
-from keras_hoyer.constraints import KeepZeros
 from keras_hoyer.exporters import comparison
+from keras_hoyer.masks import KeepZeros
 
 ROOT = Path(__file__).parent.parent
 

@@ -6,7 +6,7 @@ import pytest
 from gradients import value_and_gradient
 
 import keras_hoyer as kh
-from keras_hoyer.coupled import CoupledPart
+from keras_hoyer.regularizers.coupled import CoupledPart
 
 
 def residual_net() -> keras.Model:

@@ -5,8 +5,8 @@ from cutting import largest_difference, random_inputs, randomize, to_numpy
 from keras import layers, ops
 from networks import NETWORKS, resnet20, vit
 
-from keras_hoyer.channels import ChannelGraph
 from keras_hoyer.graph import channel_groups, register_rule
+from keras_hoyer.graph.walk import ChannelGraph
 
 
 def by_kernel(model, layers=None):

@@ -3,7 +3,7 @@ import pytest
 from cutting import check_shrinks, largest_difference, random_inputs, randomize, zero_slices
 from networks import NETWORKS, channels_first, resnet20
 
-from keras_hoyer.surgery import shrink
+from keras_hoyer.graph.shrink import shrink
 
 
 def inputs_of(model):

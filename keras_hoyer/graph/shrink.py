@@ -7,20 +7,11 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-import keras_hoyer.rules  # noqa: F401  its import registers the rules of Keras' layers
 from keras_hoyer._keras import trusting
-from keras_hoyer.channels import (
-    FROZEN,
-    Axis,
-    ChannelGraph,
-    Read,
-    all_layers,
-    as_function,
-    has_graph,
-    nodes_in_order,
-)
-from keras_hoyer.constraints import KeepZeros
-from keras_hoyer.masks import apply_masks
+from keras_hoyer.graph.axes import FROZEN, Axis, Read
+from keras_hoyer.graph.opening import all_layers, as_function, has_graph, nodes_in_order
+from keras_hoyer.graph.walk import ChannelGraph
+from keras_hoyer.masks import KeepZeros, apply_masks
 from keras_hoyer.weights import find_weights
 
 

@@ -15,9 +15,9 @@ from cutting import (
 from keras import layers, ops
 
 import keras_hoyer
-from keras_hoyer.channels import Tensor
 from keras_hoyer.graph import register_rule
-from keras_hoyer.surgery import shrink
+from keras_hoyer.graph.axes import Tensor
+from keras_hoyer.graph.shrink import shrink
 
 
 def image(*stack, shape=(12, 12, 3), classes=5):

@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_hoyer.flops import count_flops, kernel_uses
+from keras_hoyer.graph.costs import count_flops, kernel_uses
 
 
 def total(make, shape, calls=1):

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from keras import layers, ops
 
-from keras_hoyer.surgery import shrink
+from keras_hoyer.graph.shrink import shrink
 
 SIZE = 6
 

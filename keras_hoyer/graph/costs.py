@@ -9,8 +9,8 @@ from keras import layers, tree
 from keras.src.ops import nn as nn_ops
 from keras.src.ops import numpy as numpy_ops
 
-from keras_hoyer.channels import as_function, has_graph, nodes_in_order
-from keras_hoyer.rules import split_equation
+from keras_hoyer.graph.opening import as_function, has_graph, nodes_in_order
+from keras_hoyer.graph.rules.common import split_equation
 
 _Tensors = Sequence[keras.KerasTensor]
 _Uses = list[tuple[keras.Variable, int]]

@@ -6,11 +6,9 @@ from typing import Any
 import keras
 import numpy as np
 
-import keras_hoyer.rules  # noqa: F401  its import registers the rules of Keras' layers
-from keras_hoyer.channels import FROZEN, ChannelGraph, Weight, register_rule
+from keras_hoyer.graph.axes import FROZEN, WeightAxes
+from keras_hoyer.graph.walk import ChannelGraph
 from keras_hoyer.weights import LayerSelection, find_kernels, find_weights
-
-__all__ = ["Group", "Slice", "channel_groups", "register_rule"]
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -84,7 +82,7 @@ def channel_groups(model: keras.Model, layers: LayerSelection = None) -> list[Gr
     }
     chosen = {id(w.variable) for w in find_kernels(model, layers)}
     places: dict[int, list[tuple[int, int]]] = {}  # root -> [(number of the place, index)]
-    kinds: list[tuple[Weight, int]] = []
+    kinds: list[tuple[WeightAxes, int]] = []
     for weight in graph.weights.values():
         for index, axis in enumerate(weight.axes):
             if axis is None:

@@ -6,7 +6,7 @@ import keras
 import numpy as np
 
 from keras_hoyer import measures
-from keras_hoyer.flops import kernel_uses
+from keras_hoyer.graph.costs import kernel_uses
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels
 
 

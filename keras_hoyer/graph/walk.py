@@ -9,130 +9,17 @@ The walk also carries constants: a channel that has the same value for every inp
 whose kernel is zero, is known with its value as far as it stays constant.
 """
 
-import dataclasses
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
-FROZEN = 0  # the label of every channel that has to stay
-_RULES: dict[type, tuple[Callable, bool]] = {}
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Axis:
-    """The channels along one axis of a tensor.
-
-    Args:
-        labels: int64 array of shape `(size,)`: the label of each channel.
-        constants: float64 array of shape `(size,)`: the value that the channel has for every
-            input of the model, at every position; NaN where it is not known to have one.
-    """
-
-    labels: np.ndarray
-    constants: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.labels)
-
-    def take(self, index: Any) -> "Axis":
-        """The axis indexed like an array, labels and constants together."""
-        return Axis(self.labels[index], self.constants[index])
-
-    def repeat(self, count: int) -> "Axis":
-        """Each channel `count` times in a row."""
-        return Axis(np.repeat(self.labels, count), np.repeat(self.constants, count))
-
-    def tile(self, count: int) -> "Axis":
-        """The whole axis `count` times over."""
-        return Axis(np.tile(self.labels, count), np.tile(self.constants, count))
-
-    def having(self, constants: np.ndarray | float) -> "Axis":
-        """The same channels with other constants."""
-        constants = np.broadcast_to(np.asarray(constants, "float64"), self.labels.shape)
-        return Axis(self.labels, constants)
-
-
-class Tensor:
-    """A tensor of the model as a rule sees it.
-
-    Args:
-        shape: tuple of ints and None, the batch axis included.
-        axes: one `Axis` or None for each axis; None where no channel can be removed.
-    """
-
-    def __init__(self, shape: Sequence[int | None], axes: Sequence[Axis | None] = ()) -> None:
-        self.shape = tuple(shape)
-        self.axes = tuple(axes) or (None,) * len(self.shape)
-        if len(self.axes) != len(self.shape):
-            raise ValueError(
-                "Invalid value for argument `axes`. Expected one entry for each axis of shape "
-                f"{self.shape}. Received: {len(self.axes)} entries"
-            )
-
-    @property
-    def rank(self) -> int:
-        """The number of axes."""
-        return len(self.shape)
-
-    @property
-    def labelled(self) -> list[Axis]:
-        """The axes that carry channels."""
-        return [axis for axis in self.axes if axis is not None]
-
-    def replace(self, index: int, axis: Axis | None) -> "Tensor":
-        """The tensor with another axis at `index`, and constants forgotten along the others."""
-        index %= self.rank
-        axes = [a if a is None else a.having(np.nan) for a in self.axes]
-        axes[index] = axis
-        shape = list(self.shape)
-        if axis is not None:
-            shape[index] = len(axis)
-        return Tensor(shape, axes)
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Weight:
-    """A variable and the channels along its axes.
-
-    Args:
-        variable: the `keras.Variable`.
-        axes: for each axis its `Axis`, or None.
-        reads: the axes along which the variable reads channels that others produce.
-        state: whether it is kept by the layer and not trained (moving statistics).
-    """
-
-    variable: Any
-    axes: tuple[Axis | None, ...]
-    reads: tuple[int, ...]
-    state: bool
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Read:
-    """A place where the channels of an axis are used up.
-
-    Args:
-        axis: the channels that are read.
-        used: bool array whose first axis is `axis` and whose others are `outputs`: whether the
-            output depends on the channel. None: it always does.
-        outputs: the `Axis` or None of the further axes of `used`.
-        shift: gets a constant for each channel and returns what these add to the outputs, if that
-            is the same everywhere. None: only a zero can be left out.
-        layer: the layer whose bias takes up constants.
-        bias: its bias variable, or None if it has none yet and can have one.
-    """
-
-    axis: Axis
-    used: np.ndarray | None = None
-    outputs: tuple[Axis | None, ...] = ()
-    shift: Callable[[np.ndarray], np.ndarray] | None = None
-    layer: Any = None
-    bias: Any = None
-
+from keras_hoyer.graph.axes import FROZEN, Axis, Read, Tensor, WeightAxes
+from keras_hoyer.graph.opening import as_function, has_graph, nodes_in_order
+from keras_hoyer.graph.registry import find_rule
 
 Size = Callable[[Axis], int]
 
@@ -155,7 +42,7 @@ class ChannelGraph:
     def __init__(self, model: keras.Model, values: bool = True) -> None:
         self.model = model
         self.values = values
-        self.weights: dict[int, Weight] = {}
+        self.weights: dict[int, WeightAxes] = {}
         self.reads: list[Read] = []
         self.axes: list[Axis] = []
         self.tensors: dict[int, Tensor] = {}
@@ -273,7 +160,7 @@ class ChannelGraph:
                 self.join(a, b) if a is not None or b is not None else None
                 for a, b in zip(known.axes, axes, strict=True)
             )
-        self.weights[id(variable)] = Weight(variable, axes, tuple(reads), state)
+        self.weights[id(variable)] = WeightAxes(variable, axes, tuple(reads), state)
 
     def read(
         self,
@@ -354,7 +241,7 @@ class ChannelGraph:
             outputs = self.walk(function, tree.flatten(args[0] if args else kwargs["inputs"]))
             return outputs
         inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, Tensor)]
-        rule, follows = _find_rule(operation)
+        rule, follows = find_rule(operation)
         if rule is not None and not _is_adapted(operation):
             if follows:
                 return rule(self, operation, *args, **kwargs)
@@ -370,7 +257,7 @@ class ChannelGraph:
 
     def has_rule(self, operation: Any) -> bool:
         """Whether a rule is registered for the operation."""
-        return _find_rule(operation)[0] is not None
+        return find_rule(operation)[0] is not None
 
     def opaque(self, operation: Any, inputs: Iterable[Tensor], warn: bool = True) -> list[Tensor]:
         """Freezes the channels that touch an operation without a rule."""
@@ -521,138 +408,6 @@ class ChannelGraph:
             # The smaller label wins, so that frozen stays frozen.
             low, high = sorted((self._find(one), self._find(two)))
             self._parents[high] = low
-
-
-def register_rule(
-    *classes: type, follows_constants: bool = False
-) -> Callable[[Callable], Callable]:
-    """Registers how the channels go through a layer class of your own.
-
-    The rule is called as the layer is, with a `Tensor` for each tensor, and returns a `Tensor` for
-    each output. It labels the layer's weights with `graph.weight`, new channels with
-    `graph.channels`, and says with `graph.resize` which entries of the layer's config hold a
-    number of channels. An axis of an output that is None holds no channel that can be removed.
-    Where the layer sums over a channel axis, `graph.read` says so, and what must stay is named to
-    `graph.freeze`.
-
-    Args:
-        classes: the classes; a subclass needs a rule of its own if it has a `call` or `build` of
-            its own.
-        follows_constants: whether the rule sets the constants on the axes that it returns. Default
-            False: which channels of the output are constant is found by running the layer.
-
-    Returns:
-        A decorator.
-
-    Raises:
-        ValueError: if one of `classes` is not a class.
-
-    >>> class Gain(keras.layers.Layer):
-    ...     def __init__(self, width, **kwargs):
-    ...         super().__init__(**kwargs)
-    ...         self.width = width
-    ...     def build(self, input_shape):
-    ...         self.gain = self.add_weight(shape=(self.width,), name="gain")
-    ...     def call(self, inputs):
-    ...         return inputs * self.gain
-    ...     def get_config(self):
-    ...         return {**super().get_config(), "width": self.width}
-    >>> @register_rule(Gain)
-    ... def gain_rule(graph, layer, inputs):
-    ...     channels = inputs.axes[-1]
-    ...     graph.weight(layer.gain, [channels])
-    ...     graph.resize(layer, lambda size: {"width": size(channels)})
-    ...     return inputs
-    """
-    for cls in classes:
-        if not isinstance(cls, type):
-            raise ValueError(
-                "Invalid value for argument `classes`. Expected layer or operation classes. "
-                f"Received: classes={classes}"
-            )
-
-    def decorate(rule: Callable) -> Callable:
-        _RULES.update(dict.fromkeys(classes, (rule, follows_constants)))
-        return rule
-
-    return decorate
-
-
-def has_graph(model: Any) -> bool:
-    """Whether the model is a Sequential or functional one whose operations can be seen."""
-    return getattr(model, "_functional", None) is not None or hasattr(model, "_nodes_by_depth")
-
-
-def as_function(model: keras.Model) -> Any:
-    """The functional graph of a model; a subclassed one is called on symbolic inputs to see it.
-
-    Args:
-        model: a built model.
-
-    Returns:
-        A functional model that shares the layers of `model`.
-
-    Raises:
-        ValueError: if the model is not built, or cannot be traced.
-    """
-    if not isinstance(model, keras.Model):
-        raise ValueError(
-            f"Invalid value for argument `model`. Expected a Keras model. Received: model={model}"
-        )
-    if getattr(model, "_functional", None) is not None:
-        return model._functional
-    if hasattr(model, "_nodes_by_depth"):
-        return model
-    if not model.built:
-        raise ValueError(
-            f"The model '{model.name}' is not built, so its channels are unknown. Call it on data, "
-            "or call `model.build(input_shape)`, first."
-        )
-    try:
-        shapes = model._build_shapes_dict
-        inputs = [_symbolic_inputs(shape) for shape in shapes.values()]
-        return keras.Model(inputs[0] if len(inputs) == 1 else inputs, model.call(*inputs))
-    except Exception as error:
-        raise ValueError(
-            f"The graph of the subclassed model '{model.name}' cannot be seen: calling it on "
-            f"symbolic inputs raised {type(error).__name__}: {error}\nWrap its layers in a "
-            "functional model: `inputs = keras.Input(...)`; `keras.Model(inputs, outputs)`, with "
-            "keras.ops and without Python control flow over tensors."
-        ) from error
-
-
-def nodes_in_order(function: Any) -> Iterator[Any]:
-    """The calls of a functional graph, each after the calls that it depends on."""
-    for depth in sorted(function._nodes_by_depth, reverse=True):
-        for node in function._nodes_by_depth[depth]:
-            if node.operation and not node.is_input:
-                yield node
-
-
-def all_layers(model: keras.Model) -> list:
-    """The model and everything in it, a layer before the layers inside it."""
-    return list(model._flatten_layers(include_self=True, recursive=True))
-
-
-def _symbolic_inputs(shape: Any) -> Any:
-    if isinstance(shape, dict):
-        return {name: _symbolic_inputs(entry) for name, entry in shape.items()}
-    if all(n is None or isinstance(n, int) for n in shape):
-        return keras.Input(shape=shape[1:])
-    return [_symbolic_inputs(entry) for entry in shape]
-
-
-def _find_rule(operation: Any) -> tuple[Callable | None, bool]:
-    """The rule of the class, or of a base class whose `call` and `build` it still has."""
-    own = type(operation)
-    for cls in own.__mro__:
-        if own.call is not getattr(cls, "call", None):
-            break
-        if getattr(own, "build", None) is not getattr(cls, "build", None):
-            break
-        if cls in _RULES:
-            return _RULES[cls]
-    return None, False
 
 
 def _sizes(x: Tensor) -> tuple[int | None, ...]:

@@ -1,0 +1,6 @@
+"""Pruning inside `model.fit`."""
+
+from keras_hoyer.callbacks.budget import BudgetPruning
+from keras_hoyer.callbacks.pruning import Pruning
+
+__all__ = ["BudgetPruning", "Pruning"]

@@ -1,0 +1,121 @@
+"""Channels and their labels: what lies along the axes of tensors and of weights."""
+
+import dataclasses
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+FROZEN = 0  # the label of every channel that has to stay
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Axis:
+    """The channels along one axis of a tensor.
+
+    Args:
+        labels: int64 array of shape `(size,)`: the label of each channel.
+        constants: float64 array of shape `(size,)`: the value that the channel has for every
+            input of the model, at every position; NaN where it is not known to have one.
+    """
+
+    labels: np.ndarray
+    constants: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, index: Any) -> "Axis":
+        """The axis indexed like an array, labels and constants together."""
+        return Axis(self.labels[index], self.constants[index])
+
+    def repeat(self, count: int) -> "Axis":
+        """Each channel `count` times in a row."""
+        return Axis(np.repeat(self.labels, count), np.repeat(self.constants, count))
+
+    def tile(self, count: int) -> "Axis":
+        """The whole axis `count` times over."""
+        return Axis(np.tile(self.labels, count), np.tile(self.constants, count))
+
+    def having(self, constants: np.ndarray | float) -> "Axis":
+        """The same channels with other constants."""
+        constants = np.broadcast_to(np.asarray(constants, "float64"), self.labels.shape)
+        return Axis(self.labels, constants)
+
+
+class Tensor:
+    """A tensor of the model as a rule sees it.
+
+    Args:
+        shape: tuple of ints and None, the batch axis included.
+        axes: one `Axis` or None for each axis; None where no channel can be removed.
+    """
+
+    def __init__(self, shape: Sequence[int | None], axes: Sequence[Axis | None] = ()) -> None:
+        self.shape = tuple(shape)
+        self.axes = tuple(axes) or (None,) * len(self.shape)
+        if len(self.axes) != len(self.shape):
+            raise ValueError(
+                "Invalid value for argument `axes`. Expected one entry for each axis of shape "
+                f"{self.shape}. Received: {len(self.axes)} entries"
+            )
+
+    @property
+    def rank(self) -> int:
+        """The number of axes."""
+        return len(self.shape)
+
+    @property
+    def labelled(self) -> list[Axis]:
+        """The axes that carry channels."""
+        return [axis for axis in self.axes if axis is not None]
+
+    def replace(self, index: int, axis: Axis | None) -> "Tensor":
+        """The tensor with another axis at `index`, and constants forgotten along the others."""
+        index %= self.rank
+        axes = [a if a is None else a.having(np.nan) for a in self.axes]
+        axes[index] = axis
+        shape = list(self.shape)
+        if axis is not None:
+            shape[index] = len(axis)
+        return Tensor(shape, axes)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class WeightAxes:
+    """A variable and the channels along its axes.
+
+    Args:
+        variable: the `keras.Variable`.
+        axes: for each axis its `Axis`, or None.
+        reads: the axes along which the variable reads channels that others produce.
+        state: whether it is kept by the layer and not trained (moving statistics).
+    """
+
+    variable: Any
+    axes: tuple[Axis | None, ...]
+    reads: tuple[int, ...]
+    state: bool
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Read:
+    """A place where the channels of an axis are used up.
+
+    Args:
+        axis: the channels that are read.
+        used: bool array whose first axis is `axis` and whose others are `outputs`: whether the
+            output depends on the channel. None: it always does.
+        outputs: the `Axis` or None of the further axes of `used`.
+        shift: gets a constant for each channel and returns what these add to the outputs, if that
+            is the same everywhere. None: only a zero can be left out.
+        layer: the layer whose bias takes up constants.
+        bias: its bias variable, or None if it has none yet and can have one.
+    """
+
+    axis: Axis
+    used: np.ndarray | None = None
+    outputs: tuple[Axis | None, ...] = ()
+    shift: Callable[[np.ndarray], np.ndarray] | None = None
+    layer: Any = None
+    bias: Any = None

@@ -1,0 +1,74 @@
+"""Which rule describes which layer class."""
+
+from collections.abc import Callable
+from typing import Any
+
+_RULES: dict[type, tuple[Callable, bool]] = {}
+
+
+def register_rule(
+    *classes: type, follows_constants: bool = False
+) -> Callable[[Callable], Callable]:
+    """Registers how the channels go through a layer class of your own.
+
+    The rule is called as the layer is, with a `Tensor` for each tensor, and returns a `Tensor` for
+    each output. It labels the layer's weights with `graph.weight`, new channels with
+    `graph.channels`, and says with `graph.resize` which entries of the layer's config hold a
+    number of channels. An axis of an output that is None holds no channel that can be removed.
+    Where the layer sums over a channel axis, `graph.read` says so, and what must stay is named to
+    `graph.freeze`.
+
+    Args:
+        classes: the classes; a subclass needs a rule of its own if it has a `call` or `build` of
+            its own.
+        follows_constants: whether the rule sets the constants on the axes that it returns. Default
+            False: which channels of the output are constant is found by running the layer.
+
+    Returns:
+        A decorator.
+
+    Raises:
+        ValueError: if one of `classes` is not a class.
+
+    >>> class Gain(keras.layers.Layer):
+    ...     def __init__(self, width, **kwargs):
+    ...         super().__init__(**kwargs)
+    ...         self.width = width
+    ...     def build(self, input_shape):
+    ...         self.gain = self.add_weight(shape=(self.width,), name="gain")
+    ...     def call(self, inputs):
+    ...         return inputs * self.gain
+    ...     def get_config(self):
+    ...         return {**super().get_config(), "width": self.width}
+    >>> @register_rule(Gain)
+    ... def gain_rule(graph, layer, inputs):
+    ...     channels = inputs.axes[-1]
+    ...     graph.weight(layer.gain, [channels])
+    ...     graph.resize(layer, lambda size: {"width": size(channels)})
+    ...     return inputs
+    """
+    for cls in classes:
+        if not isinstance(cls, type):
+            raise ValueError(
+                "Invalid value for argument `classes`. Expected layer or operation classes. "
+                f"Received: classes={classes}"
+            )
+
+    def decorate(rule: Callable) -> Callable:
+        _RULES.update(dict.fromkeys(classes, (rule, follows_constants)))
+        return rule
+
+    return decorate
+
+
+def find_rule(operation: Any) -> tuple[Callable | None, bool]:
+    """The rule of the class, or of a base class whose `call` and `build` it still has."""
+    own = type(operation)
+    for cls in own.__mro__:
+        if own.call is not getattr(cls, "call", None):
+            break
+        if getattr(own, "build", None) is not getattr(cls, "build", None):
+            break
+        if cls in _RULES:
+            return _RULES[cls]
+    return None, False

@@ -1,0 +1,280 @@
+"""How channels go through attention."""
+
+import functools
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import layers
+from keras.src.ops import nn as nn_ops
+
+from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.rules.common import (
+    added_constants,
+    along,
+    constants_of,
+    linear_constants,
+    only_zeros,
+    rule,
+)
+from keras_hoyer.graph.walk import ChannelGraph
+
+
+def _rows(graph: ChannelGraph, x: Tensor) -> Axis | None:
+    """The feature axis of a sequence; attention over the other axes fixes them."""
+    graph.freeze(*x.axes[:-1])
+    return x.axes[-1]
+
+
+def _projection(
+    graph: ChannelGraph, dense: Any, source: Axis | None, heads: Axis, width: Axis
+) -> np.ndarray | None:
+    """A projection `(in, heads, width)`; returns the constants it gives, `(heads, width)`."""
+    graph.weight(dense._kernel, (source, heads, width), reads=(0,))
+    graph.weight(dense.bias, (heads, width))
+    values = graph.value(dense._kernel)
+    if values is None:
+        return None
+    shift = None if dense.bias is None else functools.partial(added_constants, values[None])
+    graph.read(source, values != 0, (heads, width), shift, dense, dense.bias)
+    return linear_constants(
+        values[None], constants_of(source, len(values)), graph.value(dense.bias)
+    )
+
+
+def _attend(
+    graph: ChannelGraph,
+    layer: Any,
+    *,
+    scores: tuple[np.ndarray | None, np.ndarray | None],
+    content: np.ndarray | None,
+    heads: Axis,
+    query_width: Axis,
+    value_width: Axis,
+    out: Axis | None,
+) -> Axis | None:
+    """From the projected query, key and value to the output projection of an attention layer."""
+    dense = layer._output_dense
+    graph.weight(dense._kernel, (heads, value_width, out), reads=(0, 1))
+    graph.weight(dense.bias, (out,))
+
+    def scale(size: Callable) -> float:
+        # The scores are divided by the root of the width.
+        return math.sqrt(size(query_width) / len(query_width))
+
+    graph.scale(layer._query_dense._kernel, scale)
+    graph.scale(layer._query_dense.bias, scale)
+    values = graph.value(dense._kernel)
+    if values is None:
+        return out
+    query, key = scores
+    silent = (along(query, 1) == 0) | (along(key, 1) == 0)
+    graph.read(query_width.having(np.where(silent, 0, np.nan)))
+    content = np.where(content == 0, 0, np.nan)  # zeros stay zeros however they are averaged
+    # Heads and widths are summed over together, so neither can count on the other to go.
+    used = (values != 0) & (content != 0)[..., None]
+    graph.read(heads.having(along(content, 0)), used, (None, out))
+    graph.read(value_width.having(along(content, 1)), used.swapaxes(0, 1), (None, out))
+    if out is None:
+        return None
+    flat = values.reshape(1, -1, values.shape[-1])
+    return out.having(linear_constants(flat, content.reshape(-1), graph.value(dense.bias)))
+
+
+def _sequence_outputs(
+    query: Tensor, key: Tensor, heads: Axis, out: Axis | None, *, width: int, scores: bool
+) -> Tensor | tuple[Tensor, Tensor]:
+    result = Tensor((*query.shape[:-1], width), (*(None for _ in query.shape[:-1]), out))
+    if not scores:
+        return result
+    shape = (query.shape[0], len(heads), *query.shape[1:-1], *key.shape[1:-1])
+    axes = (None, heads.having(np.nan), *(None for _ in shape[2:]))
+    return result, Tensor(shape, axes)
+
+
+def _freeze_masked(graph: ChannelGraph, heads: Axis, mask: Any) -> None:
+    """A mask for each head fixes the heads."""
+    shape = getattr(mask, "shape", ())
+    if len(shape) > 3 and shape[1] != 1:
+        graph.freeze(heads)
+
+
+@rule(layers.MultiHeadAttention)
+def _multi_head_attention(
+    graph: ChannelGraph,
+    layer: Any,
+    query: Tensor,
+    value: Tensor,
+    key: Tensor | None = None,
+    attention_mask: Any = None,
+    return_attention_scores: bool = False,
+    **kwargs: Any,
+) -> Any:
+    key = value if key is None else key
+    heads = graph.channels(layer, "num_heads", layer._num_heads)
+    query_width = graph.channels(layer, "key_dim", layer._key_dim)
+    value_width = graph.channels(layer, "value_dim", layer._value_dim)
+    if keras.backend.backend() == "jax" and layer._key_dim == layer._value_dim:
+        # JAX's attention takes only values that are as wide as the keys.
+        graph.join(query_width, value_width)
+    _freeze_masked(graph, heads, attention_mask)
+    sources = [_rows(graph, x) for x in (query, key, value)]
+    width = layer._output_dense._kernel.shape[-1]
+    if len(layer._output_dense._kernel.shape) > 3:
+        return graph.opaque(layer, (query, key, value))
+    out = graph.channels(layer, "output", width)
+
+    def update(size: Callable) -> dict:
+        changes = {
+            "num_heads": size(heads),
+            "key_dim": size(query_width),
+            "value_dim": size(value_width),
+        }
+        row = query.shape[-1] if sources[0] is None else size(sources[0])
+        if layer._output_shape or size(out) != row:
+            changes["output_shape"] = (size(out),)
+        return changes
+
+    graph.resize(layer, update)
+    projected = [
+        _projection(graph, dense, source, heads, axis)
+        for dense, source, axis in (
+            (layer._query_dense, sources[0], query_width),
+            (layer._key_dense, sources[1], query_width),
+            (layer._value_dense, sources[2], value_width),
+        )
+    ]
+    if getattr(layer, "_use_gate", False):
+        _projection(graph, layer._gate_dense, sources[0], heads, value_width)
+    result = _attend(
+        graph,
+        layer,
+        scores=projected[:2],
+        content=projected[2],
+        heads=heads,
+        query_width=query_width,
+        value_width=value_width,
+        out=out,
+    )
+    return _sequence_outputs(query, key, heads, result, width=width, scores=return_attention_scores)
+
+
+@rule(layers.GroupQueryAttention)
+def _grouped_query_attention(
+    graph: ChannelGraph,
+    layer: Any,
+    query: Tensor,
+    value: Tensor,
+    key: Tensor | None = None,
+    attention_mask: Any = None,
+    return_attention_scores: bool = False,
+    **kwargs: Any,
+) -> Any:
+    key = value if key is None else key
+    shared = graph.channels(layer, "num_key_value_heads", layer.num_key_value_heads)
+    heads = shared.repeat(layer.num_repeats)
+    width = graph.channels(layer, "head_dim", layer.head_dim)
+    _freeze_masked(graph, heads, attention_mask)
+    sources = [_rows(graph, x) for x in (query, key, value)]
+    # The output is as wide as the query.
+    out = graph.channels(layer, "output", layer.feature_dim)
+    out = graph.join(out, sources[0])
+    graph.resize(
+        layer,
+        lambda size: {
+            "num_query_heads": size(heads),
+            "num_key_value_heads": size(shared),
+            "head_dim": size(width),
+        },
+    )
+    projected = [
+        _projection(graph, dense, source, axis, width)
+        for dense, source, axis in (
+            (layer._query_dense, sources[0], heads),
+            (layer._key_dense, sources[1], shared),
+            (layer._value_dense, sources[2], shared),
+        )
+    ]
+    if getattr(layer, "use_gate", False):
+        _projection(graph, layer._gate_dense, sources[0], heads, width)
+    if projected[0] is not None:
+        projected[1:] = [np.repeat(x, layer.num_repeats, axis=0) for x in projected[1:]]
+    result = _attend(
+        graph,
+        layer,
+        scores=projected[:2],
+        content=projected[2],
+        heads=heads,
+        query_width=width,
+        value_width=width,
+        out=out,
+    )
+    return _sequence_outputs(
+        query, key, heads, result, width=layer.feature_dim, scores=return_attention_scores
+    )
+
+
+@rule(layers.Attention)
+def _attention(
+    graph: ChannelGraph,
+    layer: Any,
+    inputs: Sequence[Tensor],
+    mask: Any = None,
+    return_attention_scores: bool = False,
+    **kwargs: Any,
+) -> Any:
+    query, value = inputs[:2]
+    key = inputs[2] if len(inputs) > 2 else value
+    if layer.score_mode != "dot":
+        return graph.opaque(layer, inputs)
+    left, right, content = (_rows(graph, x) for x in (query, key, value))
+    graph.join(left, right)
+    for axis, other in ((left, right), (right, left)):
+        graph.read(_product_of(axis, other))
+    content = only_zeros(content)
+    result = Tensor((*query.shape[:-1], value.shape[-1]), (*(None,) * (query.rank - 1), content))
+    if not return_attention_scores:
+        return result
+    return result, Tensor((*query.shape[:-1], key.shape[-2]))
+
+
+def _product_of(axis: Axis | None, other: Axis | None) -> Axis | None:
+    """The channels of `axis` with the constants of a product: zero where either side is."""
+    if axis is None:
+        return None
+    zero = axis.constants == 0
+    if other is not None:
+        zero |= other.constants == 0
+    return axis.having(np.where(zero, 0, np.nan))
+
+
+@rule(nn_ops.DotProductAttention)
+def _dot_product_attention(
+    graph: ChannelGraph,
+    operation: Any,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    bias: Any = None,
+    mask: Any = None,
+    scale: Any = None,
+) -> Tensor:
+    # The width of query and key sets the scale of the scores.
+    graph.freeze(query.axes[-1], key.axes[-1])
+    for x in (query, key, value):
+        graph.freeze(x.axes[1])
+    heads = [x.axes[2] for x in (query, key, value)]
+    if len({x.shape[2] for x in (query, key, value)}) > 1:
+        graph.freeze(*heads)
+        shared = None
+    else:
+        shared = graph.join(*heads)
+    for extra in (bias, mask):
+        if shared is not None and len(getattr(extra, "shape", ())) > 3 and extra.shape[1] != 1:
+            graph.freeze(shared)
+    content = only_zeros(value.axes[-1])
+    if shared is not None and heads[2] is not None:
+        shared = shared.having(np.where(heads[2].constants == 0, 0, np.nan))
+    return Tensor((*query.shape[:-1], value.shape[-1]), (None, None, shared, content))

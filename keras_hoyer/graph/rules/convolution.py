@@ -1,0 +1,113 @@
+"""How channels go through convolutions."""
+
+from typing import Any
+
+import numpy as np
+from keras import layers
+
+from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.rules.common import (
+    constants_of,
+    image_channels,
+    image_tensor,
+    linear_constants,
+    rule,
+)
+from keras_hoyer.graph.rules.linear import linear
+from keras_hoyer.graph.walk import ChannelGraph
+
+
+def _padded(layer: Any) -> bool:
+    return layer.padding != "valid" and any(n > 1 for n in layer.kernel_size)
+
+
+@rule(layers.Conv1D, layers.Conv2D, layers.Conv3D)
+def _conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    index, source = image_channels(graph, layer, x)
+    out = graph.channels(layer, "filters", layer.filters)
+    if layer.groups == 1:
+        out = linear(graph, layer, layer._kernel, source, out, border=_padded(layer))
+        return image_tensor(layer, x, index, out, layer.filters)
+    return image_tensor(layer, x, index, _grouped(graph, layer, source, out), layer.filters)
+
+
+def _grouped(graph: ChannelGraph, layer: Any, source: Axis | None, out: Axis) -> Axis:
+    """A grouped convolution loses whole groups: their inputs together with their outputs."""
+    width = layer.filters // layer.groups
+    group = np.arange(layer.filters) // width
+    graph.merge(out, group)
+    if source is None:
+        graph.freeze(out)
+    else:
+        fan_in = len(source) // layer.groups
+        graph.merge(source, np.arange(len(source)) // fan_in)
+        graph.join(source.take(slice(None, None, fan_in)), out.take(slice(None, None, width)))
+    window = (None,) * (len(layer._kernel.shape) - 1)
+    graph.weight(layer._kernel, (*window, out))
+    graph.weight(layer.bias, (out,))
+    graph.resize(layer, lambda size: {"filters": size(out), "groups": max(size(out) // width, 1)})
+    values = graph.value(layer._kernel)
+    if values is not None:
+        bias = graph.value(layer.bias)
+        values = values.reshape(-1, *values.shape[-2:])
+        results = np.empty(layer.filters)
+        inputs = constants_of(source, values.shape[1] * layer.groups).reshape(layer.groups, -1)
+        for number in range(layer.groups):
+            part = slice(number * width, (number + 1) * width)
+            results[part] = linear_constants(
+                values[..., part],
+                inputs[number],
+                None if bias is None else bias[part],
+                _padded(layer),
+            )
+        out = out.having(results)
+    return graph.activated(out, layer.activation)
+
+
+@rule(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
+def _conv_transpose(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    index, source = image_channels(graph, layer, x)
+    out = graph.channels(layer, "filters", layer.filters)
+    # How many taps meet in an output differs from place to place.
+    border = any(n > 1 for n in (*layer.kernel_size, *layer.strides))
+    out = linear(graph, layer, layer.kernel, source, out, border=border, swapped=True)
+    return image_tensor(layer, x, index, out, layer.filters)
+
+
+def _depthwise(
+    graph: ChannelGraph, layer: Any, kernel: Any, bias: Any, source: Axis | None
+) -> Axis | None:
+    """Each channel on its own, through a kernel `(*window, in, multiplier)`."""
+    channels, multiplier = kernel.shape[-2:]
+    window = (None,) * (len(kernel.shape) - 2)
+    graph.weight(kernel, (*window, source, None))
+    if source is None:
+        return None
+    out = source.repeat(multiplier)
+    graph.weight(bias, (out,))
+    values = graph.value(kernel)
+    if values is None:
+        return out.having(np.nan)
+    values = values.reshape(-1, channels * multiplier)
+    constants = out.constants
+    if _padded(layer):
+        constants = np.where(constants == 0, 0, np.nan)
+    constants = np.where((values == 0).all(axis=0), 0, constants * values.sum(axis=0))
+    return out.having(constants if bias is None else constants + graph.value(bias))
+
+
+@rule(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
+def _depthwise_conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    index, source = image_channels(graph, layer, x)
+    out = _depthwise(graph, layer, layer.kernel, layer.bias, source)
+    out = out if out is None else graph.activated(out, layer.activation)
+    return image_tensor(layer, x, index, out, x.shape[index] * layer.depth_multiplier)
+
+
+@rule(layers.SeparableConv1D, layers.SeparableConv2D)
+def _separable_conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    index, source = image_channels(graph, layer, x)
+    between = _depthwise(graph, layer, layer.depthwise_kernel, None, source)
+    out = graph.channels(layer, "filters", layer.filters)
+    out = linear(graph, layer, layer.pointwise_kernel, between, out)
+    return image_tensor(layer, x, index, out, layer.filters)

@@ -1,0 +1,189 @@
+"""How channels go through what works on each element alone, of one tensor or of several."""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from keras import layers, ops, tree
+from keras.src.applications.convnext import LayerScale, StochasticDepth
+from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
+from keras.src.ops import core as core_ops
+from keras.src.ops import nn as nn_ops
+from keras.src.ops import numpy as numpy_ops
+
+from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.rules.common import constants_of, existing, forgetting, rule
+from keras_hoyer.graph.walk import ChannelGraph
+
+
+@rule(layers.PReLU)
+def _prelu(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    slopes = [a if n > 1 else None for a, n in zip(x.axes[1:], layer.alpha.shape, strict=True)]
+    graph.weight(layer.alpha, slopes, state=True)
+    # Not below zero, the slope does not matter.
+    return Tensor(
+        x.shape,
+        [
+            a if a is None else a.having(np.where(a.constants >= 0, a.constants, np.nan))
+            for a in x.axes
+        ],
+    )
+
+
+@rule(LayerScale)
+def _layer_scale(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    axis = x.axes[-1]
+    graph.weight(layer.gamma, (axis,))
+    if axis is None:
+        return forgetting(x)
+    graph.resize(layer, lambda size: {"projection_dim": size(axis)})
+    if graph.values:
+        gamma = graph.value(layer.gamma)
+        axis = axis.having(np.where(gamma == 0, 0, axis.constants * gamma))
+    return x.replace(-1, axis)
+
+
+@rule(
+    layers.Dropout,
+    layers.SpatialDropout1D,
+    layers.SpatialDropout2D,
+    layers.SpatialDropout3D,
+    layers.AlphaDropout,
+    layers.GaussianDropout,
+    layers.GaussianNoise,
+    layers.ActivityRegularization,
+    layers.Identity,
+    StochasticDepth,
+    *existing(core_ops, "StopGradient", "Cast"),
+)
+def _unchanged(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    return x
+
+
+@rule(layers.Masking)
+def _masking(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    # Whether a step is masked depends on all of its features.
+    graph.freeze(*x.axes)
+    return forgetting(x)
+
+
+@rule(layers.Activation)
+def _activation(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Tensor:
+    axes = list(x.axes)
+    if not graph.is_pointwise(layer.activation):
+        # Keras' activations that mix channels do so along the last axis.
+        graph.freeze(*axes)
+        return forgetting(x)
+    return Tensor(x.shape, [a if a is None else graph.activated(a, layer.activation) for a in axes])
+
+
+@rule(layers.Softmax, nn_ops.Softmax, nn_ops.LogSoftmax, *existing(nn_ops, "Sparsemax"))
+def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    indices = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    graph.freeze(*(x.axes if None in indices else [x.axes[index] for index in indices]))
+    masks = [mask for mask in tree.flatten((args, kwargs)) if isinstance(mask, Tensor)]
+    for mask in masks:
+        graph.freeze(*_lined_up(x, mask))
+    sizes = [None if index is None else x.shape[index] for index in indices]
+    if masks or None in sizes or not isinstance(layer, (layers.Softmax, nn_ops.Softmax)):
+        return forgetting(x)
+    share = 1 / math.prod(sizes)
+    known = [
+        a if a is None else a.having(np.where(np.isnan(a.constants), np.nan, share)) for a in x.axes
+    ]
+    return Tensor(x.shape, known)
+
+
+def _lined_up(x: Tensor, other: Tensor) -> list[Axis | None]:
+    """The axes of `x` on which `other`, broadcast to it, has entries of its own."""
+    pairs = zip(reversed(x.axes), reversed(other.shape), strict=False)
+    return [axis for axis, n in pairs if n != 1]
+
+
+_ELEMENTWISE = existing(
+    numpy_ops,
+    *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"),
+    *("Arctan2", "Mod", "FloorDivide", "Equal", "NotEqual", "Greater", "GreaterEqual", "Less"),
+    *("LessEqual", "LogicalAnd", "LogicalOr", "LogicalXor", "Where", "SquaredDifference"),
+    *("Hypot", "Logaddexp", "DivideNoNan"),
+)
+
+
+@rule(*_ELEMENTWISE)
+def _elementwise(graph: ChannelGraph, operation: Any, *operands: Any) -> Tensor:
+    zero = isinstance(operation, numpy_ops.Multiply)
+    return _combined(graph, operands, operation.call, zero)
+
+
+@rule(
+    layers.Add,
+    layers.Subtract,
+    layers.Multiply,
+    layers.Average,
+    layers.Maximum,
+    layers.Minimum,
+)
+def _merge(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    if len({x.rank for x in inputs}) > 1:
+        return graph.opaque(layer, inputs)
+    zero = isinstance(layer, layers.Multiply)
+    return _combined(graph, inputs, lambda *values: layer._merge_function(list(values)), zero)
+
+
+@rule(CustomScaleLayer)
+def _custom_scale(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+    return _combined(graph, inputs, lambda *values: layer.call(list(values)))
+
+
+def _combined(
+    graph: ChannelGraph, operands: Sequence[Any], function: Callable, zero: bool = False
+) -> Tensor:
+    """The broadcast result of an operation on each element of several tensors.
+
+    Args:
+        graph: the graph.
+        operands: tensors, numbers and arrays.
+        function: computes the operation.
+        zero: whether a zero in one operand makes the result zero.
+    """
+    operands = [
+        x if isinstance(x, Tensor) or np.ndim(x) == 0 else Tensor(x.shape) for x in operands
+    ]
+    tensors = [x for x in operands if isinstance(x, Tensor)]
+    rank = max(x.rank for x in tensors)
+    shape, axes = [], []
+    for back in range(-rank, 0):
+        present = [x for x in tensors if x.rank >= -back]
+        sizes = [x.shape[back] for x in present]
+        shape.append(next((n for n in sizes if n != 1), 1))
+        # What has one entry is spread over the others and has no channel to lose.
+        wide = [x for x in present if x.shape[back] != 1 or shape[-1] == 1]
+        axis = graph.join(*(x.axes[back] for x in wide))
+        if axis is not None:
+            values = [_column(x, back, len(axis)) if isinstance(x, Tensor) else x for x in operands]
+            axis = axis.having(_computed(values, function, zero, len(axis)))
+        axes.append(axis)
+    return Tensor(shape, axes)
+
+
+def _column(x: Tensor, back: int, size: int) -> np.ndarray:
+    axis = x.axes[back] if x.rank >= -back else None
+    return constants_of(axis if axis is None or len(axis) == size else None, size)
+
+
+def _computed(values: list, function: Callable, zero: bool, size: int) -> np.ndarray:
+    known = [~np.isnan(v) for v in values if isinstance(v, np.ndarray)]
+    every = np.logical_and.reduce(known)
+    result = np.full(size, np.nan)
+    if every.any():
+        columns = [
+            ops.convert_to_tensor(v[every].reshape(-1, 1).astype("float32"))
+            if isinstance(v, np.ndarray) and v.ndim
+            else v
+            for v in values
+        ]
+        result[every] = ops.convert_to_numpy(function(*columns)).reshape(-1)
+    if zero:
+        result[np.logical_or.reduce([np.broadcast_to(v == 0, size) for v in values])] = 0
+    return np.where(np.isfinite(result), result, np.nan)

@@ -1,0 +1,5 @@
+"""What is left of a model."""
+
+from keras_hoyer.reports.table import KernelReport, Report, count_nonzero, report
+
+__all__ = ["KernelReport", "Report", "count_nonzero", "report"]
