@@ -7,6 +7,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +16,18 @@ from hostile_mutations import masks_of, members_of, npy_of, zip_of
 
 BLOCK = bytes(2**24)
 
+# A name, and what makes the file.
+Bomb = tuple[str, Callable[[], bytes]]
+
 
 def write_bombs(folder: Path, format: str) -> None:
     """Writes `bomb.NAME.FORMAT` for each bomb of a format, made from `original.FORMAT`."""
     original = (folder / f"original.{format}").read_bytes()
-    for name, content in BOMBS[format](original):
-        (folder / f"bomb.{name}.{format}").write_bytes(content)
+    for name, make in BOMBS[format](original):
+        (folder / f"bomb.{name}.{format}").write_bytes(make())
 
 
-def npz_bombs(original: bytes) -> Iterator[tuple[str, bytes]]:
+def npz_bombs(original: bytes) -> Iterator[Bomb]:
     """Of sparse weights, in a zip."""
     members = members_of(original)
     text = bytes(np.load(io.BytesIO(members["header.npy"])))
@@ -32,27 +36,33 @@ def npz_bombs(original: bytes) -> Iterator[tuple[str, bytes]]:
         text = header if isinstance(header, bytes) else json.dumps(header).encode()
         return zip_of({**members, "header.npy": npy_of(np.frombuffer(text, "uint8")), **changed})
 
-    for name, header in _headers(text):
-        yield name, with_header(header)
+    for name, make in _headers(text):
+        yield name, lambda make=make: with_header(make())
     for name in ("mask.npy", "values.float32.npy", "indptr.npy", "header.npy"):
         short = name.removesuffix(".npy")
-        yield f"declared-{short}", zip_of({**members, name: _npy_header((4, 2**40)) + b"\0"})
-        yield f"deflated-{short}", _zip_with(members, name, _npy_header((1, 2**30)), 2**30)
-        yield f"negative-{short}", zip_of({**members, name: _npy_header((-1, 8)) + bytes(8)})
-    yield "header-of-npy", _zip_with(members, "mask.npy", b"\x93NUMPY\2\0\xff\xff\xff\xff", 2**30)
-    yield "further-member", _zip_with(members, "further.npy", _npy_header((2**30,)), 2**30)
-    yield "path-as-name", zip_of({**members, "../../../tmp/evil.npy": members["mask.npy"]})
-    yield "many-members", zip_of({**members, **{f"m{i}.npy": b"" for i in range(20_000)}})
+        declared = {**members, name: _npy_header((4, 2**40)) + b"\0"}
+        negative = {**members, name: _npy_header((-1, 8)) + bytes(8)}
+        yield f"declared-{short}", partial(zip_of, declared)
+        yield f"negative-{short}", partial(zip_of, negative)
+        begin = _npy_header((1, 2**30))
+        yield f"deflated-{short}", partial(_zip_with, members, name, begin, 2**30)
+    begin = b"\x93NUMPY\2\0\xff\xff\xff\xff"
+    yield "header-of-npy", partial(_zip_with, members, "mask.npy", begin, 2**30)
+    begin = _npy_header((2**30,))
+    yield "further-member", partial(_zip_with, members, "further.npy", begin, 2**30)
+    path = {**members, "../../../tmp/evil.npy": members["mask.npy"]}
+    yield "path-as-name", partial(zip_of, path)
+    many = {**members, **{f"m{i}.npy": b"" for i in range(20_000)}}
+    yield "many-members", partial(zip_of, many)
+    begin = _npy_header((1, 2**28))
     for way in (zipfile.ZIP_BZIP2, zipfile.ZIP_LZMA):
-        yield (
-            f"compression-{way}",
-            _zip_with(members, "mask.npy", _npy_header((1, 2**28)), 2**28, way),
-        )
-    # The size of a member as the zip's directory has it: 4 GiB and 2**60 bytes.
-    yield "zip-size", original.replace(*_sizes_of(original, "mask.npy", 2**32 - 2))
+        make = partial(_zip_with, members, "mask.npy", begin, 2**28, way)
+        yield f"compression-{way}", make
+    # The size of a member as the zip's directory has it.
+    yield "zip-size", lambda: original.replace(*_sizes_of(original, "mask.npy", 2**32 - 2))
 
 
-def safetensors_bombs(original: bytes) -> Iterator[tuple[str, bytes]]:
+def safetensors_bombs(original: bytes) -> Iterator[Bomb]:
     """Of sparse weights, in safetensors."""
     (length,) = struct.unpack("<Q", original[:8])
     outer, data = json.loads(original[8 : 8 + length]), original[8 + length :]
@@ -61,24 +71,28 @@ def safetensors_bombs(original: bytes) -> Iterator[tuple[str, bytes]]:
         text = json.dumps(outer).encode()
         return struct.pack("<Q", len(text)) + text + data
 
-    for name, header in _headers(outer["__metadata__"]["header"].encode()):
+    def with_header(header: Any) -> bytes:
         text = header if isinstance(header, bytes) else json.dumps(header).encode()
-        yield name, with_outer({**outer, "__metadata__": {"header": text.decode()}})
+        return with_outer({**outer, "__metadata__": {"header": text.decode()}})
+
+    for name, make in _headers(outer["__metadata__"]["header"].encode()):
+        yield name, lambda make=make: with_header(make())
     for size in (2**31, 2**63, 2**64 - 1):
-        yield f"length-{size}", struct.pack("<Q", size) + original[8:]
+        content = struct.pack("<Q", size) + original[8:]
+        yield f"length-{size}", lambda content=content: content
     for shape in ([1, 2**40], [2**32, 2**32], [1, 0], [2**63]):
         mask = {**outer["mask"], "shape": shape}
-        yield f"shape-{'x'.join(map(str, shape))}", with_outer({**outer, "mask": mask})
+        name = f"shape-{'x'.join(map(str, shape))}"
+        yield name, partial(with_outer, {**outer, "mask": mask})
     mask = {"dtype": "U8", "shape": [1, 2**40], "data_offsets": [0, 2**40]}
-    yield "offsets", with_outer({**outer, "mask": mask})
-    further = {
-        f"t{i}": {**outer["mask"], "shape": [1, 0], "data_offsets": [0, 0]} for i in range(50_000)
-    }
-    yield "many-tensors", with_outer({**outer, **further})
-    yield "deep", struct.pack("<Q", 2**20) + b"[" * 2**20
+    yield "offsets", partial(with_outer, {**outer, "mask": mask})
+    empty = {**outer["mask"], "shape": [1, 0], "data_offsets": [0, 0]}
+    many = {**outer, **{f"t{i}": empty for i in range(50_000)}}
+    yield "many-tensors", partial(with_outer, many)
+    yield "deep", lambda: struct.pack("<Q", 2**20) + b"[" * 2**20
 
 
-def keras_bombs(original: bytes) -> Iterator[tuple[str, bytes]]:
+def keras_bombs(original: bytes) -> Iterator[Bomb]:
     """Of masks in a config."""
     members = members_of(original)
     config = json.loads(members["config.json"])
@@ -89,46 +103,56 @@ def keras_bombs(original: bytes) -> Iterator[tuple[str, bytes]]:
             change(constraint["config"]["masks"])
         return zip_of({**members, "config.json": json.dumps(copy).encode()})
 
-    def with_mask(**changed: Any) -> bytes:
+    def with_mask(size: int | None = None, shape: list[int] | None = None) -> bytes:
+        """With the bits of so many zero bytes, and another shape."""
+        changed = {} if size is None else {"bits": _packed(size)}
+        changed.update({} if shape is None else {"shape": shape})
+
         def change(masks: dict) -> None:
             for mask in masks.values():
                 mask.update(changed)
 
         return with_masks(change)
 
-    yield "shape", with_mask(shape=[2**32])
-    yield "shape-wide", with_mask(shape=[2**20, 2**20])
-    yield "shape-negative", with_mask(shape=[-16, -24])
-    yield "shape-of-nothing", with_mask(shape=[0, 2**62, 2**62])
-    yield "bits-short", with_mask(bits=_packed(0))
-    yield "bits-one-more", with_mask(bits=_packed(16 * 24 // 8 + 1))
-    yield "deflated", with_mask(bits=_packed(3 * 2**30))
-    yield "deflated-and-shape", with_mask(bits=_packed(2**29), shape=[2**32])
-    yield "deflated-and-lesser-shape", with_mask(bits=_packed(2**28), shape=[2**31])
-    bits = _packed(2**19)
+    for name, size, shape in (
+        ("shape", None, [2**32]),
+        ("shape-wide", None, [2**20, 2**20]),
+        ("shape-negative", None, [-16, -24]),
+        ("shape-of-nothing", None, [0, 2**62, 2**62]),
+        ("bits-short", 0, None),
+        ("bits-one-more", 16 * 24 // 8 + 1, None),
+        ("deflated", 3 * 2**30, None),
+        ("deflated-and-shape", 2**29, [2**32]),
+        ("deflated-and-lesser-shape", 2**28, [2**31]),
+    ):
+        yield name, partial(with_mask, size, shape)
 
     def many(masks: dict) -> None:
+        bits = _packed(2**19)
         masks.update({f"{i}/kernel": {"shape": [2**22], "bits": bits} for i in range(2000)})
         masks["kernel"]["shape"] = [2**22]
 
-    yield "many", with_masks(many)
+    yield "many", partial(with_masks, many)
 
 
-def npy_bombs(original: bytes) -> Iterator[tuple[str, bytes]]:
+def npy_bombs(original: bytes) -> Iterator[Bomb]:
     """Of arrays of data, one in a file."""
     for shape in ((2**40,), (2**20, 2**20), (-1, 12), (2**62, 0, 3)):
-        yield "x".join(map(str, shape)), _npy_header(shape, "<f4") + bytes(48)
-    yield "object", _npy_header((2,), "|O") + bytes(64)
-    yield "header", b"\x93NUMPY\2\0\xff\xff\xff\xff" + bytes(64)
+        content = _npy_header(shape, "<f4") + bytes(48)
+        yield "x".join(map(str, shape)), lambda content=content: content
+    yield "object", lambda: _npy_header((2,), "|O") + bytes(64)
+    yield "header", lambda: b"\x93NUMPY\2\0\xff\xff\xff\xff" + bytes(64)
 
 
-def data_npz_bombs(original: bytes) -> Iterator[tuple[str, bytes]]:
+def data_npz_bombs(original: bytes) -> Iterator[Bomb]:
     """Of arrays of data in a zip."""
     members = members_of(original)
-    for name, content in npy_bombs(b""):
-        yield name, zip_of({**members, "x.npy": content})
-    yield "deflated", _zip_with(members, "x.npy", _npy_header((2**30,)), 2**30)
-    yield "header-deflated", _zip_with(members, "x.npy", b"\x93NUMPY\2\0\xff\xff\xff\xff", 2**30)
+    for name, make in npy_bombs(b""):
+        yield name, lambda make=make: zip_of({**members, "x.npy": make()})
+    begin = _npy_header((2**30,))
+    yield "deflated", partial(_zip_with, members, "x.npy", begin, 2**30)
+    begin = b"\x93NUMPY\2\0\xff\xff\xff\xff"
+    yield "header-deflated", partial(_zip_with, members, "x.npy", begin, 2**30)
 
 
 BOMBS = {
@@ -140,7 +164,7 @@ BOMBS = {
 }
 
 
-def _headers(text: bytes) -> Iterator[tuple[str, Any]]:
+def _headers(text: bytes) -> Iterator[tuple[str, Callable[[], Any]]]:
     """Headers of sparse weights that declare too much, or are too much themselves."""
 
     def changed(**fields: Any) -> dict:
@@ -151,14 +175,14 @@ def _headers(text: bytes) -> Iterator[tuple[str, Any]]:
     for encoding, count in (("bitmask", 0), ("csr", 0), ("dense", 2**34)):
         for shape in ([2**34], [2**17, 2**17], [1, 2**34], [2**34, 1]):
             name = f"{encoding}-{'x'.join(map(str, shape))}"
-            yield name, changed(encoding=encoding, count=count, shape=shape)
-    yield "count", changed(count=2**40)
-    yield "dtype", changed(dtype="float128", stored="float128")
+            yield name, partial(changed, encoding=encoding, count=count, shape=shape)
+    yield "count", partial(changed, count=2**40)
+    yield "dtype", partial(changed, dtype="float128", stored="float128")
     header = json.loads(text)
-    yield "many-entries", {**header, "tensors": header["tensors"] * 5000}
-    yield "deep-json", b"[" * 100_000
-    yield "wide-json", b"[" + b"[]," * 20_000_000 + b"0]"
-    yield "long-json", b" " * (2**26) + text
+    yield "many-entries", lambda: {**header, "tensors": header["tensors"] * 5000}
+    yield "deep-json", lambda: b"[" * 100_000
+    yield "wide-json", lambda: b"[" + b"[]," * 20_000_000 + b"0]"
+    yield "long-json", lambda: b" " * (2**26) + text
 
 
 def _packed(size: int) -> str:

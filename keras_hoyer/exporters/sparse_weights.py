@@ -183,7 +183,7 @@ def load_sparse_weights(model: keras.Model, filepath: str | os.PathLike) -> None
             f"Received: model={model!r}. Call it on data, or `build` it with an input shape."
         )
     variables = model.weights
-    unbuilt = [layer.path for layer in flatten_layers(model) if not layer.built]
+    unbuilt = [layer.name for layer in flatten_layers(model) if not layer.built]
     arrays = [array for _, array in _read_into(variables, path, unbuilt)]
     before: list[np.ndarray] = []
     try:
