@@ -28,7 +28,8 @@ def read_arrays(filepath: str | os.PathLike) -> np.ndarray | dict[str, np.ndarra
         filepath: the file. What it holds decides, not its ending.
 
     Returns:
-        The array of a `.npy` file; of a `.npz` file a dict from name to array.
+        The array of a `.npy` file, which is read piece by piece as it is used; of a `.npz` file a
+        dict from name to array.
 
     Raises:
         FileNotFoundError: if there is no such file.
@@ -51,7 +52,10 @@ def read_arrays(filepath: str | os.PathLike) -> np.ndarray | dict[str, np.ndarra
             count = math.prod(shape) * dtype.itemsize
             if count != size - file.tell():
                 raise ValueError(f"it says that it holds {count:,} bytes of its {size:,}")
-            return _elements(file, shape, dtype, fortran)
+            if not count:
+                return np.zeros(shape, dtype)
+            # Copy on write: the caller may change it, and the file stays as it is.
+            return np.memmap(file, dtype, "c", file.tell(), shape, "F" if fortran else "C")
         except Exception as error:  # a damaged file raises anything
             raise ValueError(
                 f"Expected arrays of numbers in a .npy or .npz file. Received: {filepath} ({error})"
@@ -106,13 +110,6 @@ def read_exactly(file: IO[bytes], count: int) -> bytes:
     return content
 
 
-def _elements(
-    file: IO[bytes], shape: tuple[int, ...], dtype: np.dtype, fortran: bool
-) -> np.ndarray:
-    content = bytearray(read_exactly(file, math.prod(shape) * dtype.itemsize))
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-
-
 def _read_archive(file: IO[bytes]) -> dict[str, np.ndarray]:
     stored = os.fstat(file.fileno()).st_size
     arrays: dict[str, np.ndarray] = {}
@@ -123,5 +120,9 @@ def _read_archive(file: IO[bytes]) -> dict[str, np.ndarray]:
                 shape, dtype, fortran = read_header(member)
                 declared += math.prod(shape) * dtype.itemsize
                 check_expansion(declared, stored)
-                arrays[name] = _elements(member, shape, dtype, fortran)
+                content = bytearray(read_exactly(member, math.prod(shape) * dtype.itemsize))
+                order = "F" if fortran else "C"
+                arrays[name] = np.frombuffer(content, dtype).reshape(shape, order=order)
+    if not arrays:
+        raise ValueError("it is an archive of nothing")
     return arrays
