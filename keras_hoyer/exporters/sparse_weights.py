@@ -160,9 +160,11 @@ def load_sparse_weights(model: keras.Model, filepath: str | os.PathLike) -> None
         filepath: a file that `export` wrote, `.npz` or `.safetensors`.
 
     Raises:
-        ValueError: if the file is damaged, truncated, of another version or of another model. The
-            model is then unchanged.
+        ValueError: if the file is damaged, truncated, of another version or of another model, or
+            says that it holds more than the model.
         FileNotFoundError: if there is no such file.
+
+    Whatever is raised, the model is as it was.
 
     Example:
     >>> import keras, tempfile
