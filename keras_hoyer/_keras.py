@@ -56,3 +56,6 @@ def variables_whose_losses_are_read() -> tuple[list[keras.Variable], keras.Varia
             return list(owner.variables), variable
         frame = frame.f_back
     return [], None
+def flatten_layers(model: keras.Model) -> list[keras.Layer]:
+    """All layers inside of a model, at any depth, without the model itself."""
+    return list(model._flatten_layers(include_self=False, recursive=True))

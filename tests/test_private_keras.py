@@ -39,3 +39,10 @@ def test_a_callback_finds_the_others_of_its_fit():
     callbacks.on_train_begin()
     assert found == [callbacks.callbacks]
     assert _keras.running_callbacks() is None
+
+
+def test_layers_are_found_at_any_depth():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="deep")])
+    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(1, name="flat")])
+    names = {layer.name for layer in _keras.flatten_layers(model)}
+    assert {"deep", "flat", inner.name} <= names and model.name not in names

@@ -1,17 +1,21 @@
 """`export`: one way in for every file format, with one promise about the file."""
 
-import contextlib
 import dataclasses
 import importlib.util
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 
-from keras_hoyer.exporters import keras_archive, litert, onnx_file, signatures, sparse_weights
+from keras_hoyer.exporters import (
+    destination,
+    keras_archive,
+    litert,
+    onnx_file,
+    signatures,
+    sparse_weights,
+)
 from keras_hoyer.exporters.results import ExportError, ExportResult
 
 # Each format's file ending is its name; with it go the quantizations and the packages it needs.
@@ -42,7 +46,8 @@ def export(
     """Writes a model to a file that is run and compared before it is called good.
 
     The file is made in a temporary folder beside `filepath`, checked there and moved into place
-    only when it is right. If anything fails, an older file at `filepath` is untouched.
+    only when it is right. If anything fails, an older file at `filepath` is untouched; if all goes
+    well, its mode is kept, and a symbolic link still points to it.
 
     Args:
         model: a built `keras.Model`: Sequential, functional or subclassed. Penalties and masks that
@@ -95,7 +100,8 @@ def export(
         if representative_data is not None:
             data = signatures.arrays_of(signature, representative_data)
     _check_packages(format)
-    with _folder_beside(path) as folder:
+    with destination.replacing(path) as place:
+        folder = place.folder
         try:
             if format == "tflite":
                 result = litert.write(
@@ -115,7 +121,7 @@ def export(
             else:
                 temporary = folder / f"weights.{format}"
                 result = sparse_weights.write(model, temporary, quantize, sparse, tolerance)
-            os.replace(result.path, path)
+            place.fill(result.path)
         except OSError as error:
             raise ExportError("write", f"{error}. Nothing was left at {path}.") from error
     return dataclasses.replace(result, path=path)
@@ -216,22 +222,3 @@ def _check_packages(format: str) -> None:
                 f"The export to {format!r} needs {', '.join(missing)}: "
                 f"pip install keras-hoyer[{extra}]"
             )
-
-
-@contextlib.contextmanager
-def _folder_beside(path: Path) -> Iterator[Path]:
-    """A temporary folder on the file system of `path`, so that moving into place is atomic."""
-    if path.is_dir():
-        raise ValueError(
-            "Invalid value for argument `filepath`. Expected a file. "
-            f"Received: filepath={str(path)!r}, a folder"
-        )
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.absolute().parent)
-    except OSError as error:
-        raise ValueError(
-            "Invalid value for argument `filepath`. Expected a file in a folder that exists and "
-            f"can be written. Received: filepath={str(path)!r} ({error})"
-        ) from error
-    with folder as name:
-        yield Path(name)
