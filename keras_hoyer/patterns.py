@@ -10,6 +10,13 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+__all__ = ["Block", "Channel", "KernelPattern", "NByM", "Pattern", "Unstructured"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _serializable = keras.saving.register_keras_serializable(package="keras_hoyer")
 
 
