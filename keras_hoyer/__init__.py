@@ -6,7 +6,7 @@ from keras_hoyer.exporters import ExportError, check_sparse_inference, export, l
 from keras_hoyer.graph import register_rule
 from keras_hoyer.graph.costs import count_flops
 from keras_hoyer.graph.shrink import shrink
-from keras_hoyer.pruning import prune
+from keras_hoyer.pruning import keep_zeros, prune
 from keras_hoyer.regularizers import (
     GroupHoyer,
     GroupHoyerSquare,
@@ -32,6 +32,7 @@ __all__ = [
     "count_flops",
     "criteria",
     "export",
+    "keep_zeros",
     "load_sparse_weights",
     "measures",
     "patterns",

@@ -7,6 +7,7 @@ import numpy as np
 
 from keras_hoyer import measures
 from keras_hoyer.graph.costs import kernel_uses
+from keras_hoyer.masks import known_mask
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels
 
 
@@ -20,6 +21,9 @@ class KernelReport:
         total: Number of weights.
         nonzero: Number of weights that are not zero.
         sparsity: Share of the weights that is zero.
+        held: Number of zeros that a mask holds, through all training to come.
+        overwritten: Number of weights that a mask holds at zero and that are not zero, since they
+            were set anew: the next step of training makes them zero.
         hoyer: Normalised Hoyer sparsity, see `measures.hoyer_sparsity`.
         effective: Effective number of nonzero weights, see `measures.effective_count`.
         channels: Number of output channels.
@@ -35,6 +39,8 @@ class KernelReport:
     total: int
     nonzero: int
     sparsity: float
+    held: int
+    overwritten: int
     hoyer: float
     effective: float
     channels: int
@@ -51,6 +57,8 @@ class Report:
         total: Number of weights in the kernels; biases and normalisation do not count.
         nonzero: Number of weights that are not zero.
         sparsity: Share of the weights that is zero.
+        held: Number of zeros that masks hold, through all training to come.
+        overwritten: Number of weights that masks hold at zero and that are not zero now.
         layers: A `KernelReport` for each kernel.
         parameters: Number of all parameters of the model, whatever layers were asked for.
         flops: Multiply-adds with the kernels for one example; `None` if the model's graph cannot
@@ -61,6 +69,8 @@ class Report:
     total: int
     nonzero: int
     sparsity: float
+    held: int
+    overwritten: int
     layers: tuple[KernelReport, ...]
     parameters: int
     flops: int | None
@@ -71,7 +81,7 @@ class Report:
         return asdict(self)
 
     def __str__(self) -> str:
-        header = ("kernel", "shape", "weights", "nonzero", "sparsity", "Hoyer", "effective")
+        header = ("kernel", "shape", "weights", "nonzero", "sparsity", "held", "Hoyer", "effective")
         rows = [(*header, "zero channels", "multiply-adds", "left")]
         rows += [
             (
@@ -80,6 +90,7 @@ class Report:
                 f"{layer.total:,}",
                 f"{layer.nonzero:,}",
                 f"{layer.sparsity:.2%}",
+                f"{layer.held:,}",
                 f"{layer.hoyer:.3f}",
                 f"{layer.effective:,.0f}",
                 f"{layer.zero_channels:,} of {layer.channels:,}",
@@ -88,7 +99,9 @@ class Report:
             for layer in self.layers
         ]
         total = ("total", "", f"{self.total:,}", f"{self.nonzero:,}", f"{self.sparsity:.2%}")
-        rows.append((*total, "", "", "", *_flops_cells(self.flops, self.flops_left)))
+        rows.append(
+            (*total, f"{self.held:,}", "", "", "", *_flops_cells(self.flops, self.flops_left))
+        )
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
         lines = [
             "  ".join(
@@ -99,7 +112,23 @@ class Report:
             for row in rows
         ]
         rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._notes()])
+
+    def _notes(self) -> list[str]:
+        notes = []
+        free = self.total - self.nonzero - self.held
+        if free:
+            notes.append(
+                f"{_count(free, 'zero is', 'zeros are')} not held: training can bring them back. "
+                "`keep_zeros(model)` holds them."
+            )
+        if self.overwritten:
+            notes.append(
+                f"{_count(self.overwritten, 'weight is', 'weights are')} not zero although masks "
+                "hold them at zero: the next step of training makes them so. `keep_zeros(model)` "
+                "holds the zeros of now instead."
+            )
+        return notes
 
 
 def report(model: keras.Model, layers: LayerSelection = None) -> Report:
@@ -120,11 +149,12 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")])
     >>> model.set_weights([np.array([[1, 0], [2, 0], [0, 0]]), np.zeros(2)])
     >>> print(report(model))
-    kernel      shape  ...  sparsity  Hoyer  effective  zero channels  multiply-adds  left
+    kernel      shape  ...  sparsity  held  Hoyer  effective  zero channels  multiply-adds  left
     --------------------...
-    out/kernel  3 x 2  ...    66.67%  0.764          2         1 of 2              6     2
+    out/kernel  3 x 2  ...    66.67%     0  0.764          2         1 of 2              6     2
     --------------------...
-    total              ...    66.67%                                               6     2
+    total              ...    66.67%     0                                               6     2
+    4 zeros are not held: training can bring them back. `keep_zeros(model)` holds them.
     """
     try:
         uses = kernel_uses(model)
@@ -139,7 +169,9 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
         total,
         nonzero,
         sparsity,
-        kernels,
+        held=sum(kernel.held for kernel in kernels),
+        overwritten=sum(kernel.overwritten for kernel in kernels),
+        layers=kernels,
         parameters=model.count_params(),
         flops=None if uses is None else sum(kernel.flops for kernel in kernels),
         flops_left=None if uses is None else sum(kernel.flops_left for kernel in kernels),
@@ -162,12 +194,16 @@ def _describe(kernel: Weight, uses: dict[int, int] | None) -> KernelReport:
     others = tuple(axis for axis in range(weights.ndim) if axis not in axes)
     alive = np.any(weights != 0, axis=others)
     nonzero = int(np.count_nonzero(weights))
+    mask = known_mask(kernel)
+    overwritten = 0 if mask is None else int(np.count_nonzero(weights[~mask]))
     return KernelReport(
         name=kernel.path,
         shape=kernel.shape,
         total=weights.size,
         nonzero=nonzero,
         sparsity=(weights.size - nonzero) / weights.size,
+        held=0 if mask is None else int(np.count_nonzero(~mask)) - overwritten,
+        overwritten=overwritten,
         hoyer=measures.hoyer_sparsity(weights),
         effective=measures.effective_count(weights),
         channels=alive.size,
@@ -188,6 +224,10 @@ def _size_alive(kernel: Weight, weights: np.ndarray) -> int:
         others = tuple(i for i in range(weights.ndim) if i != axis)
         shape[axis] = np.count_nonzero(np.any(weights != 0, axis=others))
     return int(np.prod(shape))
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
 
 
 def _flops_cells(flops: int | None, left: int | None) -> tuple[str, str]:
