@@ -8,7 +8,14 @@ import keras
 from keras_hoyer.masks import KeepZeros
 from keras_hoyer.regularizers import GroupPenalty, Penalty
 from keras_hoyer.regularizers.coupled import couple
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights, refresh_compiled
+from keras_hoyer.weights import (
+    LayerSelection,
+    Weight,
+    find_kernels,
+    find_weights,
+    refresh_compiled,
+    warn_unsaved,
+)
 
 Regularizer = keras.regularizers.Regularizer
 
@@ -79,6 +86,7 @@ def regularize(
     for kernel, penalty in chosen:
         if penalty is not None:
             kernel.set("regularizer", penalty)
+    warn_unsaved([kernel for kernel, penalty in chosen if penalty is not None], "penalty")
     refresh_compiled(model)
     return model
 
@@ -115,6 +123,8 @@ def strip(model: keras.Model) -> keras.Model:
         for name, value in list(vars(layer).items()):
             if isinstance(value, Penalty):
                 setattr(layer, name, None)
+            elif isinstance(value, KeepZeros):  # of a kernel that was quantized since
+                setattr(layer, name, value.constraint)
     refresh_compiled(model)
     return model
 

@@ -22,14 +22,16 @@ _NOT_PLAIN = {
         "save the model and load it, which leaves a plain one."
     ),
     "quantized": (
-        "Layers {named} are quantized: their kernels hold whole numbers, which no cut, penalty or "
-        "count of zeros understands. The order is: prune, shrink, quantize. Take the model of "
-        "before `quantize`, prune and shrink that, and quantize the result."
+        "Layers {named} are quantized: what multiplies is a kernel of few bits and a scale, which "
+        "no cut, penalty or count of zeros understands. The order is: prune, shrink, quantize. "
+        "Take the model of before `quantize`, prune and shrink that, and quantize the result."
     ),
 }
 
 
-def check_plain(model: keras.Model, layers: LayerSelection = None) -> None:
+def check_plain(
+    model: keras.Model, layers: LayerSelection = None, allow_float8: bool = False
+) -> None:
     """Raises a `ValueError` if layers compute with something else than the kernel they hold.
 
     LoRA adds a product to the kernel; a quantized kernel is whole numbers with a scale. Zeros,
@@ -38,10 +40,12 @@ def check_plain(model: keras.Model, layers: LayerSelection = None) -> None:
     Args:
         model: A built Keras model.
         layers: As for `find_kernels`. Defaults to `None`: all layers, embeddings included.
+        allow_float8: Whether float8 will do: there the kernel is a float still, rounded on its way
+            into the product, but more belongs to it. Defaults to `False`.
     """
     reasons: dict[str, list[str]] = {}
     for layer, chain, visible in walk_layers(model):
-        reason = _not_plain(layer)
+        reason = _not_plain(layer, allow_float8)
         if reason is None:
             continue
         if callable(layers):
@@ -49,7 +53,8 @@ def check_plain(model: keras.Model, layers: LayerSelection = None) -> None:
         else:
             chosen = layers is None or any(parent.name in layers for parent in chain)
         if chosen:
-            reasons.setdefault(reason, []).append("/".join(p.name for p in chain[1:] or chain))
+            parts = (*chain, layer) if layer is not visible else chain
+            reasons.setdefault(reason, []).append("/".join(p.name for p in parts[1:] or parts))
     for reason, message in _NOT_PLAIN.items():
         if reason in reasons:
             named = ", ".join(f"'{path}'" for path in dict.fromkeys(reasons[reason]))
@@ -76,12 +81,13 @@ def walk_layers(
         yield from walk_layers(child, chain, composites)
 
 
-def _not_plain(layer: keras.Layer) -> str | None:
+def _not_plain(layer: keras.Layer, allow_float8: bool) -> str | None:
     """What stands between the kernel and the product, if anything does."""
     if getattr(layer, "lora_enabled", False):
         return "lora"
+    mode = getattr(layer, "quantization_mode", None)
+    if mode is None or (mode == "float8" and allow_float8):
+        return None
+    # A policy may stand on layers that have nothing to quantize.
     variables = (*layer._trainable_variables, *layer._non_trainable_variables)
-    # A policy may stand on layers that have nothing to quantize. In float8 the kernel is a float
-    # still, rounded on its way into the product.
-    quantized = getattr(layer, "quantization_mode", None) not in (None, "float8")
-    return "quantized" if quantized and any(len(v.shape) > 1 for v in variables) else None
+    return "quantized" if any(len(variable.shape) > 1 for variable in variables) else None

@@ -143,14 +143,21 @@ def find_weights(model: keras.Model) -> list[Weight]:
     for layer, chain, visible in walk_layers(model):
         for weight in _weights_of(layer, chain, visible):
             known = found.setdefault(id(weight.variable), weight)
-            # A shared layer answers to the name of each model that contains it.
             if known is not weight:
-                found[id(weight.variable)] = replace(
-                    known,
-                    ancestors=(*known.ancestors, *weight.ancestors),
-                    part_of=(*known.part_of, *weight.part_of),
-                )
+                found[id(weight.variable)] = _merge(known, weight)
     return list(found.values())
+
+
+def _merge(known: Weight, again: Weight) -> Weight:
+    """One weight that was met twice: shared, or held by a wrapper as well."""
+    # A wrapper has no attributes for what it holds of the layer inside.
+    known = again if known.role == "matrix" else known
+    # A shared layer answers to the name of each model that contains it.
+    return replace(
+        known,
+        ancestors=(*known.ancestors, *again.ancestors),
+        part_of=(*known.part_of, *again.part_of),
+    )
 
 
 def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weight]:
@@ -173,11 +180,11 @@ def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weig
     """
     weights = [weight for weight in find_weights(model) if weight.role != "other"]
     if layers is None:
-        check_plain(model, _is_no_embedding)
+        check_plain(model, _is_no_embedding, allow_float8=True)
         _warn_of_unknown_layers(model, weights)
         return [weight for weight in weights if weight.is_kernel]
     if callable(layers):
-        check_plain(model, layers)
+        check_plain(model, layers, allow_float8=True)
         return [weight for weight in weights if layers(weight.layer)]
     listed = isinstance(layers, Sequence) and not isinstance(layers, str)
     if not listed or not all(isinstance(name, str) for name in layers):
@@ -185,7 +192,7 @@ def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weig
             "Invalid value for argument `layers`. Expected a list of layer names or a function "
             f"from a layer to a bool. Received: layers={layers!r}"
         )
-    check_plain(model, layers)
+    check_plain(model, layers, allow_float8=True)
     _check_names(model, weights, layers)
     return [weight for weight in weights if not set(layers).isdisjoint(_names(weight))]
 
