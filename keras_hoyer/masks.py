@@ -179,16 +179,6 @@ def known_mask(weight: Weight) -> np.ndarray | None:
     return constraint.get_mask(weight.name) if isinstance(constraint, KeepZeros) else None
 
 
-def count_overwritten(weight: Weight) -> int:
-    """How many weights are not zero although a mask holds them at zero.
-
-    So it is after `set_weights`, or after a step of an optimizer that applies no constraints. The
-    next step that does apply them makes the weights zero again.
-    """
-    mask = known_mask(weight)
-    return 0 if mask is None else int(np.count_nonzero(weight.read()[~mask]))
-
-
 def find_average(
     optimizer: keras.optimizers.Optimizer, variable: keras.Variable
 ) -> keras.Variable | None:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
+from keras_hoyer.collapse import warn_of_collapse
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.graph import channel_groups
 from keras_hoyer.masks import apply_masks, known_mask
@@ -136,9 +137,21 @@ def check_choices(criterion: Criterion, pattern: Pattern) -> None:
 
 
 def cut(
-    model: keras.Model, units: Sequence[Units], criterion: Criterion, progress: float = 1.0
+    model: keras.Model,
+    units: Sequence[Units],
+    criterion: Criterion,
+    progress: float = 1.0,
+    tentative: bool = False,
 ) -> None:
-    """Cuts `progress` of the way to the criterion, and masks what is zero from then on."""
+    """Cuts `progress` of the way to the criterion, and masks what is zero from then on.
+
+    Args:
+        model: A built Keras model.
+        units: The units of a pattern in it.
+        criterion: How much.
+        progress: Part of the way to go, from 0 to 1.
+        tentative: Whether the cut is taken back if it turns out too deep.
+    """
     scores = [entry.score() for entry in units]
     flops = FlopsLeft(model, units) if isinstance(units[0], ChannelUnits) else None
     keep = criterion.keep(scores, progress, flops)
@@ -146,6 +159,8 @@ def cut(
         entry.restrict(kept, scored.values)
         for entry, kept, scored in zip(units, keep, scores, strict=True)
     ]
+    if progress >= 1 and not tentative:
+        warn_of_collapse(units, scores, keep)
     del scores
     masks: dict[Weight, np.ndarray] = {}
     for entry, kept in zip(units, keep, strict=True):
@@ -232,8 +247,10 @@ def _channel_masks(
     """
     weights = {id(w.variable): kernels.get(id(w.variable), w) for w in find_weights(model)}
     try:
-        # Not `None`, which would warn a second time of what is left alone.
-        groups = channel_groups(model, layers or (lambda layer: True))
+        with warnings.catch_warnings():
+            # Of layers whose channels cannot be cut: nothing is to be cut here.
+            warnings.simplefilter("ignore")
+            groups = channel_groups(model, layers)
     except ValueError:
         return  # a model whose graph cannot be seen has no channels to cut either
     for group in groups:

@@ -37,6 +37,10 @@ class KernelUnits:
         """Mask of each weight that the units are made of, false where it is cut."""
         return {self._kernel: self._pattern.expand(keep, self._kernel.shape)}
 
+    def penalties(self) -> list[object]:
+        """The regularizers of the kernels."""
+        return [self._kernel.get("regularizer")]
+
 
 class ChannelUnits:
     """Channels that live and die together, with their slices of all kernels, biases and scales."""
@@ -110,6 +114,12 @@ class ChannelUnits:
                 mask = masks.setdefault(weight, np.ones(weight.shape, bool))
                 np.moveaxis(mask, part.axis, 0)[part.indices[~keep]] = False
         return masks
+
+    def penalties(self) -> list[object]:
+        """The regularizers of the kernels; of one over coupled channels, that which it couples."""
+        parts = [part.variable for part in self.group.producing if self._is_kernel(part)]
+        found = [self._weights[id(variable)].get("regularizer") for variable in parts]
+        return [getattr(regularizer, "penalty", regularizer) for regularizer in found]
 
     def shares(self) -> Iterable[tuple[int, int, float]]:
         """For each kernel axis with these channels: variable id, axis, and a channel's share."""
