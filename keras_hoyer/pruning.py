@@ -43,9 +43,7 @@ def prune(
 
     A step that you compile yourself knows the masks of the time when it was traced. With
     TensorFlow, call `keep_zeros(model)` before, and it will keep the zeros of later cuts too; with
-    JAX, `jax.jit` it again after each cut. The steps of `fit` need neither, if `model` is the one
-    that is trained: a model around it, or beside it, that shares layers with it and was trained
-    before needs `keep_zeros` of its own after the cut.
+    JAX, `jax.jit` it again after each cut. The steps of `fit` and `train_on_batch` need neither.
 
     Args:
         model: A built Keras model. It is changed in place.

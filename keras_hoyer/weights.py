@@ -7,6 +7,7 @@ such attribute, as for the experts of a mixture, they act all the same but are n
 """
 
 import difflib
+import gc
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
@@ -214,10 +215,25 @@ def warn_unsaved(weights: Sequence[Weight], what: str) -> None:
 
 
 def refresh_compiled(model: keras.Model) -> None:
-    """Makes a compiled model trace its steps again, with what its weights now carry."""
-    for step in ("train", "test"):
-        if getattr(model, f"{step}_function", None) is not None:
-            getattr(model, f"make_{step}_function")(force=True)
+    """Makes compiled models trace their steps again, with what the weights now carry.
+
+    That goes for the model, and for each that shares weights with it: one around it, the other
+    half of a GAN, a second head with an optimizer of its own.
+    """
+    own = {id(variable) for variable in model.variables}
+    for other in (model, *_compiled_models()):
+        if other is model or any(id(variable) in own for variable in other.variables):
+            for step in ("train", "test"):
+                if getattr(other, f"{step}_function", None) is not None:
+                    getattr(other, f"make_{step}_function")(force=True)
+
+
+def _compiled_models() -> list[keras.Model]:
+    """All models of this process that have traced a step: no layer knows the models it is in."""
+    # By `type`, since `isinstance` runs the code of lazy objects.
+    models = [known for known in gc.get_objects() if issubclass(type(known), keras.Model)]
+    steps = ("train_function", "test_function")
+    return [known for known in models if any(getattr(known, s, None) is not None for s in steps)]
 
 
 def _weights_of(
