@@ -192,8 +192,7 @@ def adopt_zeros(model: keras.Model, units: Sequence[Units]) -> bool:
             known = known_mask(weight)
             cut_before |= known is not None and not known.all()
             # A channel that nothing reads any more may have a bias still.
-            mask |= weight.read() != 0
-            mask &= masks.get(weight, True)
+            mask = (mask | (weight.read() != 0)) & masks.get(weight, True)
             masks[weight] = mask if known is None else mask & known
     if cut_before:
         apply_masks(model, {weight: mask for weight, mask in masks.items() if not mask.all()})

@@ -120,7 +120,7 @@ def subclassed():
 
 LOST_BY_SAVING = {
     "composite layers": lambda: keras.Sequential(
-        [keras.Input((5, 8)), Block(8), Block(6), layers.Dense(2)]
+        [keras.Input((5, 8)), Block(6), layers.Dense(2)]
     ),
     "subclassed model": subclassed,
     "backbone": Backbone,
@@ -164,7 +164,7 @@ def test_zeros_of_loaded_weights_are_kept(tmp_path):
     assert_kept(fresh, pruned)
 
 
-@settings(max_examples=10, deadline=None)
+@settings(max_examples=5, deadline=None)
 @given(seed=st.integers(0, 2**31), share=st.floats(0.05, 0.9))
 def test_no_weight_changes_and_every_zero_of_a_kernel_is_held(seed, share):
     generator = np.random.default_rng(seed)

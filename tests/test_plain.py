@@ -13,6 +13,10 @@ from keras_hoyer.weights import check_plain
 HALF = kh.criteria.TargetSparsity(0.5, scope="layer")
 
 
+def outputs(model, x):
+    return keras.ops.convert_to_numpy(model(x))
+
+
 def dense_model():
     return keras.Sequential(
         [
@@ -129,9 +133,10 @@ def test_the_lines_of_the_message_merge_lora(tmp_path):
     for name in ("first", "second"):
         model.get_layer(name).enable_lora(2)
     x = np.random.default_rng(0).standard_normal((16, 8)).astype("float32")
-    model.compile(keras.optimizers.Adam(0.05), "mse")
-    model.fit(x, np.ones((16, 3)), epochs=2, verbose=0)
-    before = model.predict(x, verbose=0)
+    for name in ("first", "second"):
+        layer = model.get_layer(name)
+        layer.lora_kernel_b.assign(np.full(layer.lora_kernel_b.shape, 0.1))
+    before = outputs(model, x)
     with pytest.raises(ValueError) as error:
         kh.report(model)
     assert "Layers 'first', 'second' compute" in str(error.value)
@@ -140,15 +145,15 @@ def test_the_lines_of_the_message_merge_lora(tmp_path):
         exec(lines, {"layer": model.get_layer(name)})
     model.save(tmp_path / "model.keras")
     merged = keras.models.load_model(tmp_path / "model.keras")
-    np.testing.assert_allclose(merged.predict(x, verbose=0), before, atol=1e-5)
+    np.testing.assert_allclose(outputs(merged, x), before, atol=1e-5)
     assert len(merged.trainable_variables) == 6
     # From here on all is as ever: prune, shrink, quantize.
     kh.prune(merged, HALF, kh.patterns.Channel())
-    expected = merged.predict(x, verbose=0)
+    expected = outputs(merged, x)
     small = kh.shrink(merged)
-    np.testing.assert_allclose(small.predict(x, verbose=0), expected, atol=1e-5)
+    np.testing.assert_allclose(outputs(small, x), expected, atol=1e-5)
     small.quantize("int8")
-    assert np.abs(small.predict(x, verbose=0) - expected).max() < 0.2
+    assert np.abs(outputs(small, x) - expected).max() < 0.2
 
 
 @pytest.mark.parametrize("mode", ["int8", "int4"])
@@ -157,7 +162,9 @@ def test_quantized_layers_are_refused_with_the_order_of_things(mode):
     kh.prune(model, HALF)
     model.quantize(mode)
     for verb in verbs().values():
-        with pytest.raises(ValueError, match="'first', 'second', 'last' are quantized.*prune, shr"):
+        with pytest.raises(
+            ValueError, match=r"'first', 'second', 'last' are quantized.*prune, shr"
+        ):
             verb(model)
     with pytest.raises(ValueError, match="'second' are quantized"):
         kh.report(model, ["second"])
@@ -181,7 +188,7 @@ def test_zeros_are_kept_in_float8_where_the_kernel_is_a_float_still():
     model = dense_model()
     model.quantize("float8")
     cut = kh.prune(model, HALF)
-    model.compile("adam", "mse", run_eagerly=keras.backend.backend() != "jax")
+    model.compile("adam", "mse", run_eagerly=keras.backend.backend() == "torch")
     model.fit(np.ones((8, 8)), np.ones((8, 3)), verbose=0)
     now = kh.report(model)
     assert (now.held, now.overwritten) == (cut.held, 0)
