@@ -30,7 +30,7 @@ _NOT_PLAIN = {
 
 
 def check_plain(
-    model: keras.Model, layers: LayerSelection = None, allow_float8: bool = False
+    model: keras.Model, layers: LayerSelection = None, allowed: Sequence[str] = ()
 ) -> None:
     """Raises a `ValueError` if layers compute with something else than the kernel they hold.
 
@@ -40,13 +40,13 @@ def check_plain(
     Args:
         model: A built Keras model.
         layers: As for `find_kernels`. Defaults to `None`: all layers, embeddings included.
-        allow_float8: Whether float8 will do: there the kernel is a float still, rounded on its way
-            into the product, but more belongs to it. Defaults to `False`.
+        allowed: What will do: `"float8"`, where the kernel is a float still, rounded on its way
+            into the product, but more belongs to it; `"lora"`. Defaults to nothing.
     """
     reasons: dict[str, list[str]] = {}
     for layer, chain, visible in walk_layers(model):
-        reason = _not_plain(layer, allow_float8)
-        if reason is None:
+        reason = _not_plain(layer)
+        if reason is None or reason in allowed:
             continue
         if callable(layers):
             chosen = layers(visible)
@@ -55,10 +55,11 @@ def check_plain(
         if chosen:
             parts = (*chain, layer) if layer is not visible else chain
             reasons.setdefault(reason, []).append("/".join(p.name for p in parts[1:] or parts))
-    for reason, message in _NOT_PLAIN.items():
-        if reason in reasons:
-            named = ", ".join(f"'{path}'" for path in dict.fromkeys(reasons[reason]))
-            raise ValueError(message.format(named=named))
+    for reason, paths in reasons.items():
+        named = ", ".join(f"'{path}'" for path in dict.fromkeys(paths))
+        raise ValueError(
+            _NOT_PLAIN["lora" if reason == "lora" else "quantized"].format(named=named)
+        )
 
 
 def walk_layers(
@@ -81,13 +82,11 @@ def walk_layers(
         yield from walk_layers(child, chain, composites)
 
 
-def _not_plain(layer: keras.Layer, allow_float8: bool) -> str | None:
+def _not_plain(layer: keras.Layer) -> str | None:
     """What stands between the kernel and the product, if anything does."""
     if getattr(layer, "lora_enabled", False):
         return "lora"
     mode = getattr(layer, "quantization_mode", None)
-    if mode is None or (mode == "float8" and allow_float8):
-        return None
     # A policy may stand on layers that have nothing to quantize.
     variables = (*layer._trainable_variables, *layer._non_trainable_variables)
-    return "quantized" if any(len(variable.shape) > 1 for variable in variables) else None
+    return mode if any(len(variable.shape) > 1 for variable in variables) else None

@@ -161,7 +161,9 @@ def _merge(known: Weight, again: Weight) -> Weight:
     )
 
 
-def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weight]:
+def find_kernels(
+    model: keras.Model, layers: LayerSelection = None, allowed: Sequence[str] = ("float8",)
+) -> list[Weight]:
     """Finds the kernels that penalties and cuts concern.
 
     By default these are the kernels of dense, convolutional, recurrent and attention layers.
@@ -171,6 +173,7 @@ def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weig
         layers: List of layer names (a nested model's name stands for all its layers), or a
             function from a layer to a bool. Only so are embeddings chosen, and the matrices of
             layers that have no attribute `kernel_constraint`.
+        allowed: What may stand between a kernel and the product: see `check_plain`.
 
     Returns:
         A list of `Weight`, in the order of the model's layers.
@@ -181,11 +184,11 @@ def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weig
     """
     weights = [weight for weight in find_weights(model) if weight.role != "other"]
     if layers is None:
-        check_plain(model, _is_no_embedding, allow_float8=True)
+        check_plain(model, _is_no_embedding, allowed)
         _warn_of_unknown_layers(model, weights)
         return [weight for weight in weights if weight.is_kernel]
     if callable(layers):
-        check_plain(model, layers, allow_float8=True)
+        check_plain(model, layers, allowed)
         return [weight for weight in weights if layers(weight.layer)]
     listed = isinstance(layers, Sequence) and not isinstance(layers, str)
     if not listed or not all(isinstance(name, str) for name in layers):
@@ -193,7 +196,7 @@ def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weig
             "Invalid value for argument `layers`. Expected a list of layer names or a function "
             f"from a layer to a bool. Received: layers={layers!r}"
         )
-    check_plain(model, layers, allow_float8=True)
+    check_plain(model, layers, allowed)
     _check_names(model, weights, layers)
     return [weight for weight in weights if not set(layers).isdisjoint(_names(weight))]
 

@@ -119,9 +119,7 @@ def subclassed():
 
 
 LOST_BY_SAVING = {
-    "composite layers": lambda: keras.Sequential(
-        [keras.Input((5, 8)), Block(6), layers.Dense(2)]
-    ),
+    "composite layers": lambda: keras.Sequential([keras.Input((5, 8)), Block(6), layers.Dense(2)]),
     "subclassed model": subclassed,
     "backbone": Backbone,
     "nested backbone": lambda: keras.Sequential([keras.Input((8,)), Backbone(), layers.Dense(2)]),

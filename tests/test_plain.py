@@ -77,7 +77,9 @@ def verbs():
         "prune": lambda model: kh.prune(model, HALF),
         "channels": lambda model: kh.prune(model, HALF, kh.patterns.Channel()),
         "keep_zeros": kh.keep_zeros,
-        "regularize": lambda model: kh.regularize(model, kh.HoyerSquare(1e-4)),
+        "regularize": lambda model: kh.regularize(
+            model, kh.HoyerSquare(1e-4), layers=lambda layer: True
+        ),
         "report": kh.report,
         "check": check_plain,
     }
@@ -113,6 +115,17 @@ def test_layers_beside_those_with_lora_are_pruned_by_name():
     assert kh.report(model, lambda layer: layer.name == "second").held == 15
     with pytest.raises(ValueError, match="'first' compute with LoRA"):
         kh.report(model, ["first"])
+
+
+def test_kernels_with_lora_get_no_penalty_and_are_named():
+    model = dense_model()
+    model.get_layer("first").enable_lora(2)
+    with pytest.warns(UserWarning, match=r"compute with LoRA: first/kernel\."):
+        kh.regularize(model, kh.HoyerSquare(1e-4))
+    assert model.get_layer("first").kernel_regularizer is None
+    assert isinstance(model.get_layer("second").kernel_regularizer, kh.HoyerSquare)
+    with pytest.raises(ValueError, match="'first' compute with LoRA"):
+        kh.regularize(model, kh.HoyerSquare(1e-4), layers=["first"])
 
 
 def test_lora_of_an_embedding_is_refused_where_the_embedding_is_named():
