@@ -84,9 +84,11 @@ def walk_layers(
 
 def _not_plain(layer: keras.Layer) -> str | None:
     """What stands between the kernel and the product, if anything does."""
-    if getattr(layer, "lora_enabled", False):
-        return "lora"
     mode = getattr(layer, "quantization_mode", None)
     # A policy may stand on layers that have nothing to quantize.
     variables = (*layer._trainable_variables, *layer._non_trainable_variables)
-    return mode if any(len(variable.shape) > 1 for variable in variables) else None
+    if not any(len(variable.shape) > 1 for variable in variables):
+        mode = None
+    # A quantized kernel with LoRA cannot be merged into one that is plain.
+    lora = getattr(layer, "lora_enabled", False)
+    return "lora" if lora and mode in (None, "float8") else mode
