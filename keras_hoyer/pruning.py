@@ -11,7 +11,8 @@ from keras_hoyer.criteria import Criterion
 from keras_hoyer.masks import apply_masks, known_mask
 from keras_hoyer.patterns import Pattern, Unstructured, check_pattern
 from keras_hoyer.reports import Report, report
-from keras_hoyer.units import ChannelUnits, FlopsLeft, Units, find_units
+from keras_hoyer.targets import warn_of_limits
+from keras_hoyer.units import ModelUnits, Units, find_units
 from keras_hoyer.weights import LayerSelection, Weight
 
 
@@ -68,13 +69,10 @@ def check_choices(criterion: Criterion, pattern: Pattern) -> None:
     criterion.check(pattern)
 
 
-def cut(
-    model: keras.Model, units: Sequence[Units], criterion: Criterion, progress: float = 1.0
-) -> None:
+def cut(model: keras.Model, units: ModelUnits, criterion: Criterion, progress: float = 1.0) -> None:
     """Cuts `progress` of the way to the criterion, and masks what is zero from then on."""
     scores = [entry.score() for entry in units]
-    flops = FlopsLeft(model, units) if isinstance(units[0], ChannelUnits) else None
-    keep = criterion.keep(scores, progress, flops)
+    keep = criterion.keep(scores, progress, units.flops)
     keep = [
         entry.restrict(kept, scored.values)
         for entry, kept, scored in zip(units, keep, scores, strict=True)
@@ -95,6 +93,7 @@ def cut(
             "A smaller threshold or target keeps some, as does `scope='layer'`.",
             stacklevel=3,
         )
+    warn_of_limits(criterion, progress, units, keep, masks)
     apply_masks(model, masks)
 
 

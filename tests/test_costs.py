@@ -3,7 +3,8 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from keras_hoyer.graph.costs import count_flops, kernel_uses
+from keras_hoyer.graph.costs import Costs, count_flops
+from keras_hoyer.graph.walk import ChannelGraph
 
 
 def total(make, shape, calls=1):
@@ -80,7 +81,8 @@ def test_kernel_uses_add_up_to_the_multiply_adds():
     x = layers.Bidirectional(layers.LSTM(3))(layers.Reshape((16, 6))(x))
     shared = layers.Dense(6)
     model = keras.Model(inputs, shared(shared(x)))
-    uses = kernel_uses(model)
-    sizes = {id(w): np.prod(w.shape) for w in model.weights}
-    assert sum(sizes[key] * n for key, n in uses.items()) == sum(count_flops(model).values())
-    assert uses[id(shared.kernel)] == 2
+    costs = Costs(ChannelGraph(model, values=False))
+    pairs = list(zip(costs.all, costs.uses(), strict=True))
+    numbers = [np.prod(cost.kernel.shape) * uses for cost, uses in pairs]
+    assert sum(numbers) == costs.total == sum(count_flops(model).values())
+    assert sum(uses for cost, uses in pairs if cost.kernel is shared.kernel) == 2

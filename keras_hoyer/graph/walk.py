@@ -17,7 +17,9 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_hoyer.graph.axes import FROZEN, Axis, Read, Tensor, WeightAxes
+from keras_hoyer.graph.axes import Axis, Read, Tensor, WeightAxes
+from keras_hoyer.graph.calls import Calls
+from keras_hoyer.graph.labels import Labels
 from keras_hoyer.graph.opening import as_function, has_graph, nodes_in_order
 from keras_hoyer.graph.registry import find_rule
 
@@ -27,13 +29,14 @@ Size = Callable[[Axis], int]
 class ChannelGraph:
     """The channels of a model, and what holds them together.
 
-    Rules, registered with `register_rule`, call the methods of this class; `channel_groups` and
-    `shrink` read the result.
+    Rules, registered with `register_rule`, call the methods of this class; `channel_groups`,
+    `count_flops` and `shrink` read the result.
 
     Args:
         model: a built Sequential or functional model, nested models included.
-        values: whether to read the weights to follow constants; without, it is quicker and every
-            channel counts as changing.
+        values: whether to read the weights to follow constants, as `shrink` does; without, it is
+            quicker, every channel counts as changing, and costs are right also of nested models
+            that are called on other sizes than they were built for.
 
     Raises:
         ValueError: if the model is not built, or its graph cannot be seen.
@@ -46,14 +49,14 @@ class ChannelGraph:
         self.reads: list[Read] = []
         self.axes: list[Axis] = []
         self.tensors: dict[int, Tensor] = {}
-        self.without_rule: list[str] = []
-        self._parents = [FROZEN]
+        self.calls = Calls(sized=not values)
+        self.labels = Labels()
         self._fresh: dict[tuple[int, str], Axis] = {}
         self._resizes: dict[int, Callable[[Size], dict]] = {}
         self._rewrites: dict[int, Callable] = {}
         self._scales: dict[int, Callable[[Size], float]] = {}
         self._results: dict[int, list[Tensor]] = {}
-        self._node: Any = None
+        self._operation: Any = "the model's outputs"
         self._numpy: dict[int, np.ndarray] = {}
         self._pointwise: dict[tuple[str, str], bool] = {}
 
@@ -61,14 +64,7 @@ class ChannelGraph:
         outputs = self.walk(self.function, [Tensor(x.shape) for x in self.function.inputs])
         for tensor in outputs:
             self.freeze(*tensor.axes)
-        self.roots = np.array([self._find(label) for label in range(len(self._parents))])
-        if self.without_rule:
-            warnings.warn(
-                f"keras_hoyer has no rule for {', '.join(self.without_rule)}: all channels that "
-                "touch it are kept. To let them be removed, register a rule with "
-                "`keras_hoyer.graph.register_rule`.",
-                stacklevel=3,
-            )
+        self.roots = self.labels.roots()
 
     # What a rule may do.
 
@@ -86,9 +82,7 @@ class ChannelGraph:
         """
         key = (id(layer), name)
         if key not in self._fresh:
-            start = len(self._parents)
-            self._parents.extend(range(start, start + size))
-            self._fresh[key] = Axis(np.arange(start, start + size), np.full(size, np.nan))
+            self._fresh[key] = Axis(self.labels.new(size), np.full(size, np.nan))
             if not optional:
                 self.axes.append(self._fresh[key])
         return self._fresh[key]
@@ -110,19 +104,19 @@ class ChannelGraph:
         first = labelled[0]
         for other in labelled[1:]:
             if other.labels is not first.labels:
-                self._union(first.labels, other.labels)
+                self.labels.join(first.labels, other.labels, self._operation)
         return first.having(np.nan)
 
     def freeze(self, *axes: Axis | None) -> None:
         """Says that no channel of these axes may be removed."""
         for axis in axes:
             if axis is not None:
-                self._union(axis.labels, np.zeros_like(axis.labels))
+                self.labels.fix(axis.labels, self._operation)
 
     def merge(self, axis: Axis, groups: np.ndarray) -> None:
         """Joins all channels of an axis that have the same number in `groups`."""
         _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-        self._union(axis.labels, axis.labels[first[inverse]])
+        self.labels.join(axis.labels, axis.labels[first[inverse]], self._operation)
 
     def weight(
         self,
@@ -130,14 +124,19 @@ class ChannelGraph:
         axes: Sequence[Axis | None],
         reads: Iterable[int] = (),
         state: bool = False,
+        uses: Iterable[Axis | int] | None = None,
     ) -> None:
-        """Says which channels lie along the axes of a variable.
+        """Says which channels lie along the axes of a variable, and how often it is multiplied.
 
         Args:
             variable: a `keras.Variable` of the layer, or None, which is ignored.
             axes: an `Axis` or None for each axis of the variable.
             reads: the axes of the variable along which it only reads channels.
             state: True for what has no part in producing the channel (moving statistics).
+            uses: how often each entry is multiplied in one example, as factors: sizes, and an
+                `Axis` where channels number the places; see `Tensor.places`. Default None: a
+                variable that reads channels is multiplied once for each place of the layer's
+                output, any other one not at all.
 
         Raises:
             ValueError: if `axes` does not fit the variable's shape.
@@ -148,19 +147,38 @@ class ChannelGraph:
         found = tuple(n if a is None else len(a) for n, a in zip(expected, axes, strict=False))
         if len(axes) != len(expected) or found != expected:
             raise ValueError(
-                f"The rule for {_title(self._node.operation)} gives the variable "
+                f"The rule for {title(self._operation)} gives the variable "
                 f"'{variable.path}' of shape {expected} axes of sizes "
                 f"{tuple(None if a is None else len(a) for a in axes)}. Expected one axis (or "
                 "None) of the right size for each axis of the variable."
             )
         axes = tuple(axes)
+        weight = WeightAxes(variable, axes, tuple(reads), state)
+        if uses is not None:
+            self.calls.add_cost(uses, variable, weight.sizes)
+        elif weight.reads:
+            self.calls.consuming.append(weight)
         known = self.weights.get(id(variable))
         if known is not None:
             axes = tuple(
                 self.join(a, b) if a is not None or b is not None else None
                 for a, b in zip(known.axes, axes, strict=True)
             )
-        self.weights[id(variable)] = WeightAxes(variable, axes, tuple(reads), state)
+        self.weights[id(variable)] = WeightAxes(variable, axes, weight.reads, state)
+
+    def product(self, *factors: Axis | int | None) -> None:
+        """Says that tensors are multiplied with each other.
+
+        Args:
+            factors: sizes, an `Axis` where channels number them, or None for an unknown size, which
+                counts as one: their product is the number of multiply-adds for one example.
+        """
+        self.calls.add_cost([1 if factor is None else factor for factor in factors])
+
+    @property
+    def outputs(self) -> list[tuple[int | None, ...]]:
+        """The shapes of the outputs of the call that is described."""
+        return self.calls.outputs
 
     def read(
         self,
@@ -174,7 +192,7 @@ class ChannelGraph:
         """Says that the channels of an axis are used up here; see `Read` for the arguments."""
         if axis is None:
             return
-        if bias is None and layer is not self._node.operation:
+        if bias is None and layer is not self.calls.node.operation:
             shift = None  # a layer inside another cannot be given a bias
         self.reads.append(Read(axis, used, tuple(outputs), shift, layer, bias))
 
@@ -194,7 +212,7 @@ class ChannelGraph:
         Args:
             change: `change(size, args, kwargs)` returns new `args` and `kwargs`.
         """
-        self._rewrites[id(self._node)] = change
+        self._rewrites[id(self.calls.node)] = change
 
     def scale(self, variable: Any, factor: Callable[[Size], float]) -> None:
         """Says by what a variable is multiplied once channels are gone."""
@@ -217,41 +235,50 @@ class ChannelGraph:
         known = self.tensors
         for reference, tensor in zip(function.inputs, inputs, strict=True):
             self._agree(known.get(id(reference)), tensor)
-            known[id(reference)] = Tensor(reference.shape, tensor.axes)
-        for node in nodes_in_order(function):
-            args, kwargs = node.arguments.fill_in(known)
-            self._node, outer = node, self._node
-            outputs = tree.flatten(self.call(node.operation, *args, **kwargs))
-            self._node = outer
-            self._check_outputs(node, outputs)
-            if id(node.operation) in self._resizes:
-                # It has one config for all of its calls.
-                earlier = self._results.setdefault(id(node.operation), outputs)
-                for one, two in zip(earlier, outputs, strict=True):
-                    self._agree(one, two)
-            for reference, tensor in zip(node.outputs, outputs, strict=True):
-                known[id(reference)] = Tensor(reference.shape, tensor.axes)
-                self.axes.extend(tensor.labelled)
+            known[id(reference)] = Tensor(reference.shape, tensor.axes, tensor.sizes)
+        with self.calls.inside(function, inputs):
+            for node in nodes_in_order(function):
+                args, kwargs = node.arguments.fill_in(known)
+                self.calls.enter(node)
+                outputs = tree.flatten(self.call(node.operation, *args, **kwargs))
+                if id(node.operation) in self._resizes:
+                    # It has one config for all of its calls.
+                    earlier = self._results.setdefault(id(node.operation), outputs)
+                    for one, two in zip(earlier, outputs, strict=True):
+                        self._agree(one, two)
+                for reference, tensor, sizes in zip(
+                    node.outputs, outputs, self.outputs, strict=True
+                ):
+                    known[id(reference)] = Tensor(reference.shape, tensor.axes, sizes)
+                    self.axes.extend(tensor.labelled)
         return [known[id(reference)] for reference in function.outputs]
 
     def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """The outputs of one call of a layer or operation."""
+        outer, self._operation = self._operation, operation
+        outputs = self._called(operation, args, kwargs)
+        self._operation = outer
+        return outputs
+
+    def _called(self, operation: Any, args: tuple, kwargs: dict) -> Any:
         if isinstance(operation, keras.Model) and has_graph(operation):
             function = as_function(operation)
-            outputs = self.walk(function, tree.flatten(args[0] if args else kwargs["inputs"]))
-            return outputs
+            return self.walk(function, tree.flatten(args[0] if args else kwargs["inputs"]))
         inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, Tensor)]
         rule, follows = find_rule(operation)
         if rule is not None and not _is_adapted(operation):
+            if not follows:
+                args, kwargs = tree.map_structure(_all_labelled, (args, kwargs))
+            result = rule(self, operation, *args, **kwargs)
+            outputs = tree.flatten(result)
+            if operation is self.calls.node.operation:
+                self._check_outputs(self.calls.node, outputs)
+            self.calls.count_consuming(outputs)
             if follows:
-                return rule(self, operation, *args, **kwargs)
-            args, kwargs = tree.map_structure(_all_labelled, (args, kwargs))
-            outputs = tree.flatten(rule(self, operation, *args, **kwargs))
-            self._check_outputs(self._node, outputs)
+                return result
             return self._with_probed_constants(operation, args, outputs)
-        if not any(x.labelled for x in inputs):
-            return [Tensor(x.shape) for x in self._node.outputs]
-        if len(inputs) == 1 and self.is_pointwise(operation, inputs[0]):
+        labelled = any(x.labelled for x in inputs)
+        if labelled and len(inputs) == 1 and self.is_pointwise(operation, inputs[0]):
             return self.pointwise(inputs[0], operation.call)
         return self.opaque(operation, inputs)
 
@@ -259,16 +286,11 @@ class ChannelGraph:
         """Whether a rule is registered for the operation."""
         return find_rule(operation)[0] is not None
 
-    def opaque(self, operation: Any, inputs: Iterable[Tensor], warn: bool = True) -> list[Tensor]:
+    def opaque(self, operation: Any, inputs: Iterable[Tensor]) -> list[Tensor]:
         """Freezes the channels that touch an operation without a rule."""
-        labels = [axis.labels for x in inputs for axis in x.labelled]
-        if warn and any(self._find(label) != FROZEN for array in labels for label in array):
-            title = _title(operation)
-            if title not in self.without_rule:
-                self.without_rule.append(title)
-        for x in inputs:
-            self.freeze(*x.axes)
-        return [Tensor(x.shape) for x in self._node.outputs]
+        self.freeze(*(axis for x in inputs for axis in x.axes))
+        self.calls.add_unknown(operation)
+        return [Tensor(x.shape) for x in self.calls.node.outputs]
 
     def pointwise(self, x: Tensor, function: Callable) -> Tensor:
         """The tensor after a function of each element alone."""
@@ -390,24 +412,9 @@ class ChannelGraph:
         )
         if not fits:
             raise ValueError(
-                f"The rule for {_title(node.operation)} returns tensors of shapes {found}. "
+                f"The rule for {title(node.operation)} returns tensors of shapes {found}. "
                 f"Expected: {expected}, the shapes that the operation returns. Correct the rule."
             )
-
-    def _find(self, label: int) -> int:
-        parents = self._parents
-        root = label
-        while parents[root] != root:
-            root = parents[root]
-        while parents[label] != root:
-            parents[label], label = root, parents[label]
-        return root
-
-    def _union(self, left: np.ndarray, right: np.ndarray) -> None:
-        for one, two in zip(left.tolist(), right.tolist(), strict=True):
-            # The smaller label wins, so that frozen stays frozen.
-            low, high = sorted((self._find(one), self._find(two)))
-            self._parents[high] = low
 
 
 def _sizes(x: Tensor) -> tuple[int | None, ...]:
@@ -461,5 +468,10 @@ def _config(operation: Any) -> Any:
     return {key: value for key, value in operation.get_config().items() if key != "name"}
 
 
-def _title(operation: Any) -> str:
-    return f"{type(operation).__name__} '{operation.name}'"
+def title(operation: Any) -> str:
+    """An operation's class and name, for messages; what is no operation is named already."""
+    return (
+        operation
+        if isinstance(operation, str)
+        else f"{type(operation).__name__} '{operation.name}'"
+    )
