@@ -17,7 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
-EPOCHS = 14
+EPOCHS = 20
+SECONDS = 0.1, 0.9  # from the first step to the kill; an epoch takes about half a second
 
 
 def train(method: str, folder: Path) -> None:
@@ -31,8 +32,11 @@ def train(method: str, folder: Path) -> None:
     class Slow(keras.callbacks.Callback):
         """Makes an epoch long enough to be killed anywhere within it."""
 
+        def on_train_batch_begin(self, batch: int, logs: dict | None = None) -> None:
+            print("training", flush=True)
+
         def on_train_batch_end(self, batch: int, logs: dict | None = None) -> None:
-            time.sleep(0.02)
+            time.sleep(0.05)
 
     keras.utils.set_random_seed(0)
     rng = np.random.default_rng(0)
@@ -72,7 +76,7 @@ def train(method: str, folder: Path) -> None:
 def start(method: str, folder: Path) -> subprocess.Popen:
     """Trains in a process of its own."""
     command = [sys.executable, __file__, "--train", method, "--folder", str(folder)]
-    return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
 def finish(process: subprocess.Popen) -> None:
@@ -88,21 +92,17 @@ def measure(method: str, kills: int, rng: random.Random) -> dict:
         alone, killed = Path(name) / "alone", Path(name) / "killed"
         alone.mkdir()
         killed.mkdir()
-        begin = time.monotonic()
         finish(start(method, alone))
-        whole = time.monotonic() - begin
         done = 0
         while done < kills:
             process = start(method, killed)
-            # Beyond its start, and mostly before its next epochs are over.
-            moment = rng.uniform(0.3, 0.7) * whole
-            try:
-                process.communicate(timeout=moment)
+            if not process.stdout.readline():
+                finish(process)
                 break
-            except subprocess.TimeoutExpired:
-                process.kill()
-                process.communicate()
-                done += 1
+            time.sleep(rng.uniform(*SECONDS))
+            process.kill()
+            process.communicate()
+            done += 1
         if not (killed / "done.npz").exists():
             finish(start(method, killed))
         one, two = np.load(alone / "done.npz"), np.load(killed / "done.npz")
@@ -129,13 +129,13 @@ def main() -> None:
     if options.train:
         train(options.train, options.folder)
         return
-    from machine import machine
+    from machine import describe_machine
 
     rng = random.Random(options.seed)
     results = [measure(method, options.kills, rng) for method in ("gradual", "budget")]
     for result in results:
         print(json.dumps(result))
-    record = {"machine": machine(), "seed": options.seed, "results": results}
+    record = {"machine": describe_machine(), "seed": options.seed, "results": results}
     options.output.write_text(json.dumps(record, indent=1) + "\n")
 
 

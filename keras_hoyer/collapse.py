@@ -33,9 +33,9 @@ def warn_of_collapse(
         if not any(isinstance(penalty, _HOYER) for penalty in entry.penalties()):
             continue
         values = scored.values[np.isfinite(scored.values)]
-        effective, stay = measures.effective_count(values), np.count_nonzero(kept)
+        effective, stay = round(measures.effective_count(values)), np.count_nonzero(kept)
         if stay < effective:
-            found.append(f"'{entry.name}' keeps {stay:,} of {effective:,.0f}")
+            found.append(f"'{entry.name}' keeps {stay:,} of {effective:,}")
     if found:
         more = f", and {len(found) - _NAMED} more" if len(found) > _NAMED else ""
         warn(

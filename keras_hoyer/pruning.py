@@ -69,15 +69,29 @@ def check_choices(criterion: Criterion, pattern: Pattern) -> None:
     criterion.check(pattern)
 
 
-def cut(model: keras.Model, units: ModelUnits, criterion: Criterion, progress: float = 1.0) -> None:
-    """Cuts `progress` of the way to the criterion, and masks what is zero from then on."""
+def cut(
+    model: keras.Model,
+    units: ModelUnits,
+    criterion: Criterion,
+    progress: float = 1.0,
+    tentative: bool = False,
+) -> None:
+    """Cuts `progress` of the way to the criterion, and masks what is zero from then on.
+
+    Args:
+        model: A built Keras model.
+        units: The units of a pattern in it.
+        criterion: How much.
+        progress: Part of the way to go, from 0 to 1.
+        tentative: Whether the cut is taken back if it turns out too deep.
+    """
     scores = [entry.score() for entry in units]
     keep = criterion.keep(scores, progress, units.flops)
     keep = [
         entry.restrict(kept, scored.values)
         for entry, kept, scored in zip(units, keep, scores, strict=True)
     ]
-    if progress >= 1:
+    if progress >= 1 and not tentative:
         warn_of_collapse(units, scores, keep)
     del scores
     masks: dict[Weight, np.ndarray] = {}

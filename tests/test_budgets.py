@@ -313,6 +313,7 @@ def test_resumed_from_weights_alone_nothing_is_cut_until_the_metric_is_within_th
     model.set_weights([np.where(values > 50, values, 0)[:, None], np.zeros(1, "float32")])
     callback = start(model, 0.01, baseline=0.9, step=0.5, begin=2, patience=1)
     assert play(callback, [0.5, 0.5, 0.9, 0.9], begin=7) == [50, 50, 50, 25]
+    assert not model.stop_training
     np.testing.assert_array_equal(may_grow(model), kernel(model) != 0)
 
 

@@ -55,6 +55,7 @@ class Progress:
         seen: Best value of the sparse phase, found in epoch `seen_epoch`.
         epochs_in_round: Epochs of the round that is on; 0 between two rounds.
         rounds: Number of rounds that were within the budget.
+        left: Number of weights that are left between two rounds; None where it is not known.
     """
 
     begin: int | None
@@ -64,6 +65,7 @@ class Progress:
     seen_epoch: int = 0
     epochs_in_round: int = 0
     rounds: int = 0
+    left: int | None = None
 
     def save(self, path: Path, epoch: int, accepted: AcceptedState | None) -> None:
         """Writes the state after `epoch` epochs, beside and then into place."""

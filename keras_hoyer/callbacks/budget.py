@@ -140,8 +140,9 @@ class BudgetPruning(CuttingCallback):
         self._file = progress_file()
         self._accepted = None
         self._first_epoch = None
-        self._left = self._count()
-        self._progress = Progress(begin=self.begin, best=self.baseline, step=self.step)
+        self._progress = Progress(
+            begin=self.begin, best=self.baseline, step=self.step, left=self._count()
+        )
         epochs = (self.params or {}).get("epochs")
         self._announced = None not in (self.begin, epochs) and self.begin >= epochs
         if self._announced:
@@ -164,7 +165,7 @@ class BudgetPruning(CuttingCallback):
                 f"and the first cut is due after {state.begin}. Give `baseline` a number."
             )
         self._accepted = self._accepted or AcceptedState.of(self.model)
-        pruning.cut(self.model, self._units, _ShareOfRest(state.step))
+        pruning.cut(self.model, self._units, _ShareOfRest(state.step), tentative=True)
         self.note_cut(epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
@@ -229,13 +230,13 @@ class BudgetPruning(CuttingCallback):
                 pruning.adopt_zeros(self.model, self._units)
             elif self._accepted is not None:
                 self._restore()
-            self._left = self._count()
             return
         begun = epoch > (self.begin or 0) and pruning.adopt_zeros(self.model, self._units)
         if begun and self._progress.best is not None:
             # Nobody knows whether these weights are within the budget: as if a round had begun.
             self._progress.begin = min(epoch, epoch if self.begin is None else self.begin)
             self._progress.epochs_in_round = 1
+            self._progress.left = None
 
     def _train_sparsely(self, epoch: int, value: float) -> None:
         """An epoch before the first cut: the best value, and whether it still becomes better."""
@@ -256,8 +257,8 @@ class BudgetPruning(CuttingCallback):
         state.epochs_in_round = 0
         state.rounds += 1
         # A last unit is not cut: then there is nothing left to do.
-        before, self._left = self._left, self._count()
-        self.model.stop_training |= self._left == before
+        before, state.left = state.left, self._count()
+        self.model.stop_training |= state.left == before
 
     def _restore(self) -> None:
         self._accepted.restore(self.model)
