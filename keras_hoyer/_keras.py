@@ -54,3 +54,8 @@ def follows_its_graph(model: keras.Model) -> bool:
 def input_structure(model: keras.Model) -> Any:
     """The symbolic inputs of a functional model as they were given: a list, a dict or one."""
     return getattr(model, "_inputs_struct", None)
+
+
+def has_call(model: keras.Layer) -> bool:
+    """Whether the layer can be called: some models only hold others for their `train_step`."""
+    return type(model).call not in (keras.Model.call, keras.Layer.call)

@@ -7,7 +7,13 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_hoyer._keras import build_shapes, follows_its_graph, input_structure, last_call
+from keras_hoyer._keras import (
+    build_shapes,
+    follows_its_graph,
+    has_call,
+    input_structure,
+    last_call,
+)
 
 
 def has_graph(model: Any) -> bool:
@@ -19,11 +25,6 @@ def has_graph(model: Any) -> bool:
         return False
     graph = getattr(model, "_functional", None) is not None or hasattr(model, "_nodes_by_depth")
     return graph and follows_its_graph(model)
-
-
-def has_call(model: keras.Layer) -> bool:
-    """Whether the layer can be called: some models only hold others for their `train_step`."""
-    return type(model).call not in (keras.Model.call, keras.Layer.call)
 
 
 def as_function(model: keras.Model) -> Any:
