@@ -41,3 +41,36 @@ def running_callbacks() -> list[keras.callbacks.Callback] | None:
             return caller.callbacks
         frame = frame.f_back
     return None
+
+
+def context_arguments(operation: Any) -> set[str]:
+    """The arguments, such as `training`, that Keras drops where a layer's `call` has none."""
+    return {"training", *getattr(operation, "_call_context_args", ())}
+
+
+def build_shapes(layer: keras.Layer) -> dict[str, Any]:
+    """The shapes with which a layer was built, by the names of the arguments of its `build`."""
+    return dict(layer._build_shapes_dict or {})
+
+
+def last_call(layer: keras.Layer) -> tuple[tuple, dict] | None:
+    """The arguments with which a layer was last called on symbolic tensors; `None` if never."""
+    nodes = layer._inbound_nodes
+    return (nodes[-1].arguments.args, nodes[-1].arguments.kwargs) if nodes else None
+
+
+def follows_its_graph(model: keras.Model) -> bool:
+    """Whether a Sequential or functional model computes what its graph says, by Keras' `call`."""
+    from keras.src.models import Functional  # noqa: PLC0415
+
+    return type(model).call in (keras.Sequential.call, Functional.call)
+
+
+def input_structure(model: keras.Model) -> Any:
+    """The symbolic inputs of a functional model as they were given: a list, a dict or one."""
+    return getattr(model, "_inputs_struct", None)
+
+
+def has_call(model: keras.Layer) -> bool:
+    """Whether the layer can be called: some models only hold others for their `train_step`."""
+    return type(model).call not in (keras.Model.call, keras.Layer.call)

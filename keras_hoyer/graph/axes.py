@@ -158,6 +158,7 @@ class Unknown:
     Args:
         path: the layer or operation, within the model.
         operation: itself.
+        why: what its rule cannot do, for messages; empty if it has none.
         args: its arguments, with symbolic tensors of the sizes of this call.
         kwargs: likewise.
         outputs: the shapes of its outputs.
@@ -166,6 +167,7 @@ class Unknown:
 
     path: str
     operation: Any
+    why: str
     args: tuple
     kwargs: dict
     outputs: Sequence[tuple[int | None, ...]]

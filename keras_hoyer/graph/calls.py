@@ -1,7 +1,8 @@
 """Which call is being described: where it is, of which sizes, and how often it happens."""
 
 import contextlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -34,15 +35,20 @@ class Calls:
         self._specs: dict[int, keras.KerasTensor] | None = None
 
     @contextlib.contextmanager
-    def inside(self, function: Any, inputs: Sequence[Tensor]) -> Iterator[None]:
-        """A scope in which a functional graph, perhaps a nested one, is gone through."""
+    def inside(self, function: Any, sizes: Mapping[int, Shape]) -> Iterator[None]:
+        """A scope in which a functional graph, perhaps a nested one, is gone through.
+
+        Args:
+            function: the graph.
+            sizes: the shapes of its inputs in this call, by their ids.
+        """
         outer = self.node, self.path, self.outputs, self._prefix, self._specs
         self._prefix = f"{self.path}/" if self.path else ""
-        pairs = list(zip(function.inputs, inputs, strict=True))
-        same = all(tuple(r.shape[1:]) == x.sizes[1:] for r, x in pairs)
+        given = [x for x in function.inputs if id(x) in sizes]
+        same = all(tuple(x.shape[1:]) == sizes[id(x)][1:] for x in given)
         self._specs = None
         if self._sized and not same:
-            self._specs = {id(r): keras.KerasTensor(x.sizes, r.dtype) for r, x in pairs}
+            self._specs = {id(x): keras.KerasTensor(sizes[id(x)], x.dtype) for x in given}
         yield
         self.node, self.path, self.outputs, self._prefix, self._specs = outer
 
@@ -57,13 +63,26 @@ class Calls:
         self.outputs = [tuple(y.shape) for y in outputs]
 
     @contextlib.contextmanager
-    def steps(self, count: int | None) -> Iterator[None]:
-        """A scope in which a layer is called on so many slices along axis 1 of an example."""
-        outer = self._repeats, self.outputs
-        self._repeats *= count or 1
-        self.outputs = [(shape[0], *shape[2:]) for shape in self.outputs]
+    def wrapped(self, layer: Any, inputs: Sequence[Tensor], times: int | None) -> Iterator[None]:
+        """A scope in which the present layer calls one that it wraps.
+
+        Args:
+            layer: the layer inside.
+            inputs: what it is called on.
+            times: how many times it is called for one example.
+        """
+        outer = self.node, self.outputs, self._repeats
+        shapes = [keras.KerasTensor(x.shape) for x in inputs]
+        outputs = tree.flatten(layer.compute_output_spec(*shapes))
+        operation = self.node.operation
+        self.node = SimpleNamespace(operation=operation, arguments=None, outputs=outputs)
+        if any(x.sizes[1:] != x.shape[1:] for x in inputs):
+            sizes = [keras.KerasTensor(x.sizes) for x in inputs]
+            outputs = tree.flatten(layer.compute_output_spec(*sizes))
+        self.outputs = [tuple(y.shape) for y in outputs]
+        self._repeats *= times or 1
         yield
-        self._repeats, self.outputs = outer
+        self.node, self.outputs, self._repeats = outer
 
     def add_cost(
         self, uses: Iterable[Axis | int], kernel: Any = None, sizes: Iterable[Axis | int] = ()
@@ -71,12 +90,16 @@ class Calls:
         """Notes multiply-adds of this call; see `Cost`."""
         self.costs.append(Cost(self.path, (*uses, self._repeats), kernel, tuple(sizes)))
 
-    def add_unknown(self, operation: Any) -> None:
-        """Notes that this call has no rule."""
-        args, kwargs = self.node.arguments.args, self.node.arguments.kwargs
-        if self._specs is not None:
-            args, kwargs = self.node.arguments.fill_in(self._specs)
-        call = Unknown(self.path, operation, args, kwargs, self.outputs, self._repeats)
+    def add_unknown(self, operation: Any, inputs: Sequence[Tensor], why: str) -> None:
+        """Notes that this call has no rule, or why its rule does not do."""
+        arguments = self.node.arguments
+        if arguments is None:
+            args, kwargs = tuple(keras.KerasTensor(x.sizes) for x in inputs), {}
+        elif self._specs is None:
+            args, kwargs = arguments.args, arguments.kwargs
+        else:
+            args, kwargs = arguments.fill_in(self._specs)
+        call = Unknown(self.path, operation, why, args, kwargs, self.outputs, self._repeats)
         self.unknown.append(call)
 
     def count_consuming(self, outputs: Sequence[Tensor]) -> None:

@@ -71,4 +71,4 @@ def find_channels(model: keras.Model, kernels: Sequence[Weight], chosen: bool = 
     """
     graph = ChannelGraph(model, values=False)
     groups = groups_of(graph, kernels)
-    return Channels(graph, groups, Unreached(graph, groups, kernels, chosen))
+    return Channels(graph, groups, Unreached(graph, kernels, groups, chosen))

@@ -7,9 +7,11 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_hoyer._checks import warn
 from keras_hoyer._keras import trusting
 from keras_hoyer.graph.axes import FROZEN, Axis, Read
 from keras_hoyer.graph.opening import all_layers, as_function, has_graph, nodes_in_order
+from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph
 from keras_hoyer.masks import KeepZeros, apply_masks
 from keras_hoyer.weights import find_weights
@@ -48,12 +50,13 @@ def shrink(model: keras.Model) -> keras.Model:
     True
     """
     graph = ChannelGraph(model)
+    unreached = Unreached(graph, [weight for weight in find_weights(model) if weight.is_kernel])
+    if unreached:
+        warn(unreached.message())
     small = _Builder(graph, _removable(graph)).build(model)
     # What is left may be tied less: a convolution of one group in place of two, for instance.
     while small.count_params() < model.count_params():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # all has been said of the first model
-            graph = ChannelGraph(small)
+        graph = ChannelGraph(small)
         removed = _removable(graph)
         if not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
             break

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_hoyer.graph.axes import FROZEN
+from keras_hoyer.graph.axes import FROZEN, Unknown
 from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.walk import ChannelGraph, title
 from keras_hoyer.weights import Weight
@@ -17,8 +17,8 @@ class Unreached:
 
     Args:
         graph: The channels of the model.
-        groups: The channels that can be removed.
         kernels: The kernels in question.
+        groups: The channels that can be removed. Defaults to all that are not fixed.
         chosen: Whether these were asked for by name, so that others are of no interest. Defaults to
             `False`.
 
@@ -29,23 +29,23 @@ class Unreached:
     def __init__(
         self,
         graph: ChannelGraph,
-        groups: Sequence[Group],
         kernels: Sequence[Weight],
+        groups: Sequence[Group] | None = None,
         chosen: bool = False,
     ) -> None:
         self._graph = graph
-        self._free = np.zeros(len(graph.roots), bool)
-        for group in groups:
-            self._free[group.roots] = True
-        self._without_rule = {id(call.operation): call.operation for call in graph.calls.unknown}
+        self._free = graph.roots != FROZEN
+        if groups is not None:
+            self._free = np.isin(graph.roots, [root for group in groups for root in group.roots])
+        self._without_rule = {id(call.operation): call for call in graph.calls.unknown}
         reasons = {kernel: self._reason(kernel) for kernel in kernels}
         self.reasons = {kernel: reason for kernel, reason in reasons.items() if reason}
         # Layers without a rule that fix others, or have kernels that go by other names.
         fixing = {id(by) for by in graph.labels.fixed_by()}
         self._also = [
-            _no_rule(operation)
-            for key, operation in self._without_rule.items()
-            if not chosen and (key in fixing or any(map(_is_table, _variables(operation))))
+            _no_rule(call)
+            for key, call in self._without_rule.items()
+            if not chosen and (key in fixing or any(map(_is_table, _variables(call))))
         ]
 
     def __bool__(self) -> bool:
@@ -84,9 +84,9 @@ class Unreached:
         graph = self._graph
         known = graph.weights.get(id(kernel.variable))
         if known is None:
-            for operation in self._without_rule.values():
-                if any(variable is kernel.variable for variable in _variables(operation)):
-                    return _no_rule(operation)
+            for call in self._without_rule.values():
+                if any(variable is kernel.variable for variable in _variables(call)):
+                    return _no_rule(call)
             return "it takes no part in the model's outputs"
         # What fixes the channels that it makes says more than what fixes those that it reads.
         order = sorted(range(len(known.axes)), key=lambda index: index in known.reads)
@@ -96,19 +96,19 @@ class Unreached:
         for line in labels:
             for by in graph.labels.reasons(line):
                 if by is not None:
-                    known = id(by) in self._without_rule
-                    return _no_rule(by) if known else f"fixed by {title(by)}"
+                    call = self._without_rule.get(id(by))
+                    return _no_rule(call) if call else f"fixed by {title(by)}"
         if any((graph.roots[line] != FROZEN).any() for line in labels):
             return "its channels are made by layers that are not to be cut"
         return "what it reads is fixed"
 
 
-def _no_rule(operation: object) -> str:
-    return f"no rule for {title(operation)}"
+def _no_rule(call: Unknown) -> str:
+    return f"no rule for {title(call.operation)}{call.why}"
 
 
-def _variables(operation: object) -> list[keras.Variable]:
-    return operation.weights if isinstance(operation, keras.Layer) else []
+def _variables(call: Unknown) -> list[keras.Variable]:
+    return call.operation.weights if isinstance(call.operation, keras.Layer) else []
 
 
 def _is_table(variable: keras.Variable) -> bool:

@@ -9,7 +9,6 @@ The walk also carries constants: a channel that has the same value for every inp
 whose kernel is zero, is known with its value as far as it stays constant.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
@@ -17,10 +16,12 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_hoyer.graph.arguments import accepted, for_rule
 from keras_hoyer.graph.axes import Axis, Read, Tensor, WeightAxes
 from keras_hoyer.graph.calls import Calls
 from keras_hoyer.graph.labels import Labels
-from keras_hoyer.graph.opening import as_function, has_graph, nodes_in_order
+from keras_hoyer.graph.opening import as_function, has_graph, nested_inputs, nodes_in_order
+from keras_hoyer.graph.probing import function_key, probe_shape, sample, works_on_each_element
 from keras_hoyer.graph.registry import find_rule
 
 Size = Callable[[Axis], int]
@@ -57,8 +58,9 @@ class ChannelGraph:
         self._scales: dict[int, Callable[[Size], float]] = {}
         self._results: dict[int, list[Tensor]] = {}
         self._operation: Any = "the model's outputs"
+        self._given: list[Tensor] = []
         self._numpy: dict[int, np.ndarray] = {}
-        self._pointwise: dict[tuple[str, str], bool] = {}
+        self._pointwise: dict[tuple, bool] = {}
 
         self.function = as_function(model)
         outputs = self.walk(self.function, [Tensor(x.shape) for x in self.function.inputs])
@@ -176,8 +178,8 @@ class ChannelGraph:
         self.calls.add_cost([1 if factor is None else factor for factor in factors])
 
     @property
-    def outputs(self) -> list[tuple[int | None, ...]]:
-        """The shapes of the outputs of the call that is described."""
+    def output_sizes(self) -> list[tuple[int | None, ...]]:
+        """The shapes of the outputs in the call that is described."""
         return self.calls.outputs
 
     def read(
@@ -228,15 +230,25 @@ class ChannelGraph:
             self._numpy[id(variable)] = values.astype(np.promote_types("float32", values.dtype))
         return self._numpy[id(variable)]
 
+    @property
+    def outputs(self) -> list[Any]:
+        """The symbolic outputs of the call that is looked at."""
+        return self.calls.node.outputs
+
     # What the walk does.
 
     def walk(self, function: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Follows the channels through a functional graph and returns its output tensors."""
         known = self.tensors
+        sizes: dict[int, tuple[int | None, ...]] = {}
         for reference, tensor in zip(function.inputs, inputs, strict=True):
+            if tensor is None:  # an optional input that is not given
+                continue
+            tensor = self._with_rank(tensor, len(reference.shape))
             self._agree(known.get(id(reference)), tensor)
             known[id(reference)] = Tensor(reference.shape, tensor.axes, tensor.sizes)
-        with self.calls.inside(function, inputs):
+            sizes[id(reference)] = tensor.sizes
+        with self.calls.inside(function, sizes):
             for node in nodes_in_order(function):
                 args, kwargs = node.arguments.fill_in(known)
                 self.calls.enter(node)
@@ -246,10 +258,10 @@ class ChannelGraph:
                     earlier = self._results.setdefault(id(node.operation), outputs)
                     for one, two in zip(earlier, outputs, strict=True):
                         self._agree(one, two)
-                for reference, tensor, sizes in zip(
-                    node.outputs, outputs, self.outputs, strict=True
+                for reference, tensor, called in zip(
+                    node.outputs, outputs, self.output_sizes, strict=True
                 ):
-                    known[id(reference)] = Tensor(reference.shape, tensor.axes, sizes)
+                    known[id(reference)] = Tensor(reference.shape, tensor.axes, called)
                     self.axes.extend(tensor.labelled)
         return [known[id(reference)] for reference in function.outputs]
 
@@ -261,71 +273,96 @@ class ChannelGraph:
         return outputs
 
     def _called(self, operation: Any, args: tuple, kwargs: dict) -> Any:
+        given = self._given = _tensors((args, kwargs))
         if isinstance(operation, keras.Model) and has_graph(operation):
             function = as_function(operation)
-            return self.walk(function, tree.flatten(args[0] if args else kwargs["inputs"]))
-        inputs = [x for x in tree.flatten((args, kwargs)) if isinstance(x, Tensor)]
+            inputs, rest = nested_inputs(function, args, kwargs)
+            self.freeze(*(axis for x in rest if isinstance(x, Tensor) for axis in x.axes))
+            return self.walk(function, inputs)
         rule, follows = find_rule(operation)
         if rule is not None and not _is_adapted(operation):
+            taken = for_rule(operation, rule, args, kwargs)
+            if not self._leaves_out(taken.refused, given):
+                name = next(name for name, x in taken.refused.items() if _tensors(x))
+                return self.opaque(operation, given, f" (its rule takes no `{name}`)")
+            for x in _tensors(taken.unnamed):
+                self.freeze(*x.axes)
+            arguments = (taken.args, taken.kwargs)
             if not follows:
-                args, kwargs = tree.map_structure(_all_labelled, (args, kwargs))
-            result = rule(self, operation, *args, **kwargs)
+                arguments = tree.map_structure(_all_labelled, arguments)
+            result = rule(self, operation, *arguments[0], **arguments[1])
             outputs = tree.flatten(result)
-            if operation is self.calls.node.operation:
-                self._check_outputs(self.calls.node, outputs)
+            self._check_outputs(self.calls.node, outputs)
             self.calls.count_consuming(outputs)
             if follows:
                 return result
-            return self._with_probed_constants(operation, args, outputs)
-        labelled = any(x.labelled for x in inputs)
-        if labelled and len(inputs) == 1 and self.is_pointwise(operation, inputs[0]):
-            return self.pointwise(inputs[0], operation.call)
-        return self.opaque(operation, inputs)
+            return self._with_probed_constants(operation, args, kwargs, outputs)
+        labelled = any(x.labelled for x in given)
+        if labelled and len(given) == 1 and self.is_pointwise(operation, given[0], args, kwargs):
+            return self.pointwise(given[0], _of_its_tensor(operation, args, kwargs))
+        return self.opaque(operation, given)
+
+    def inside(self, layer: Any, *args: Tensor, steps: int | None = 1) -> Any:
+        """The outputs of a layer that the present one wraps, called on tensors.
+
+        Args:
+            layer: the layer.
+            args: its inputs.
+            steps: how many times it is called for one example.
+        """
+        with self.calls.wrapped(layer, args, steps):
+            return tree.flatten(self.call(layer, *args))
 
     def has_rule(self, operation: Any) -> bool:
         """Whether a rule is registered for the operation."""
         return find_rule(operation)[0] is not None
 
-    def opaque(self, operation: Any, inputs: Iterable[Tensor]) -> list[Tensor]:
-        """Freezes the channels that touch an operation without a rule."""
-        self.freeze(*(axis for x in inputs for axis in x.axes))
-        self.calls.add_unknown(operation)
+    def opaque(self, operation: Any, inputs: Iterable[Tensor], why: str = "") -> list[Tensor]:
+        """Freezes the channels that touch an operation without a rule, and notes it."""
+        # What a rule did not name of the call is touched as well.
+        for x in (*inputs, *self._given):
+            if isinstance(x, Tensor):
+                self.freeze(*x.axes)
+        self.calls.add_unknown(operation, self._given, why)
         return [Tensor(x.shape) for x in self.calls.node.outputs]
 
     def pointwise(self, x: Tensor, function: Callable) -> Tensor:
         """The tensor after a function of each element alone."""
         return Tensor(x.shape, [self._apply(axis, function) for axis in x.axes])
 
-    def is_pointwise(self, operation: Any, x: Tensor | None = None) -> bool:
+    def is_pointwise(
+        self, operation: Any, x: Tensor | None = None, args: Any = None, kwargs: Any = None
+    ) -> bool:
         """Whether an operation, or a plain function, works on each element alone.
 
-        It is run on random numbers, in their shape and as one column: what works on each element
-        alone gives the same.
+        Args:
+            operation: the operation, or a function.
+            x: a tensor of the shape in which it is run.
+            args: what it is called with, the tensor among them. Defaults to the tensor alone.
+            kwargs: the same by name.
         """
-        call = getattr(operation, "call", operation)
         if getattr(operation, "weights", None):
             return False
-        try:
-            key = (repr(type(operation)), repr(_config(operation)))
-        except Exception:
-            key = (repr(operation), str(id(operation)))
+        args, kwargs = ((Tensor(()),), {}) if args is None else (args, kwargs)
+        others = [v for v in tree.flatten((args, kwargs)) if not isinstance(v, Tensor)]
+        key = (*function_key(operation, others), x and x.rank)
         if key not in self._pointwise:
-            shape = (2, 3, 4)
-            if x is not None:
-                known = zip(x.shape[1:], x.axes[1:], strict=True)
-                shape = (2, *(n if a is not None else min(n or 3, 3) for n, a in known))
-            sample = np.random.default_rng(0).normal(scale=3, size=shape).astype("float32")
-            self._pointwise[key] = _is_pointwise_on(call, sample)
+            call = _of_its_tensor(operation, args, kwargs)
+            self._pointwise[key] = works_on_each_element(call, probe_shape(x))
         return self._pointwise[key]
 
     def activated(self, axis: Axis, activation: Callable | None) -> Axis:
         """The axis after a layer's activation; one that mixes channels freezes them."""
         if activation is None or activation is keras.activations.linear:
             return axis
-        if not self.is_pointwise(activation):
+        if self.mixes(activation):
             self.freeze(axis)
             return axis.having(np.nan)
         return self._apply(axis, activation)
+
+    def mixes(self, activation: Callable | None) -> bool:
+        """Whether a layer's activation looks at several elements, as a softmax does."""
+        return activation is not None and not self.is_pointwise(activation)
 
     # What the readers of the graph ask.
 
@@ -363,13 +400,39 @@ class ChannelGraph:
         known = ~np.isnan(axis.constants)
         column = np.where(known, axis.constants, 0).astype("float32").reshape(-1, 1)
         result = ops.convert_to_numpy(ops.cast(function(ops.convert_to_tensor(column)), "float32"))
-        return axis.having(np.where(known, result.reshape(-1), np.nan))
+        result = result.reshape(-1)
+        return axis.having(np.where(known & np.isfinite(result), result, np.nan))
+
+    def _with_rank(self, x: Tensor, rank: int) -> Tensor:
+        """The tensor as a nested model sees it: Keras adds or drops a last axis of one entry."""
+        if x.rank == rank - 1:
+            return Tensor((*x.shape, 1), (*x.axes, None), (*x.sizes, 1))
+        if x.rank == rank + 1:
+            self.freeze(x.axes[-1])
+            return Tensor(x.shape[:-1], x.axes[:-1], x.sizes[:-1])
+        return x
+
+    def _leaves_out(self, refused: dict[str, Any], given: list[Tensor]) -> bool:
+        """Whether a rule can do without these arguments: what masks concern is frozen."""
+        for name, value in refused.items():
+            for mask in _tensors(value):
+                if "mask" not in name:
+                    return False
+                self.freeze(*mask.axes)
+                for x in given:
+                    # A mask has the first axes of what it masks.
+                    self.freeze(*x.axes[: mask.rank])
+        return True
 
     def _with_probed_constants(
-        self, operation: Any, args: tuple, outputs: list[Tensor]
+        self, operation: Any, args: tuple, kwargs: dict, outputs: list[Tensor]
     ) -> list[Tensor]:
         """Finds by running the layer which channels stay constant under a user's rule."""
-        inputs = [x for x in tree.flatten(args) if isinstance(x, Tensor)]
+        given = tree.flatten((args, kwargs))
+        node = self.calls.node.arguments
+        references = [None] * len(given) if node is None else tree.flatten((node.args, node.kwargs))
+        dtypes = [getattr(reference, "dtype", "float32") for reference in references]
+        inputs = [x for x in given if isinstance(x, Tensor)]
         constant = {
             label
             for x in inputs
@@ -380,11 +443,12 @@ class ChannelGraph:
         if self.values and constant:
             for seed in range(3):
                 rng = np.random.default_rng(seed)
-
-                def draw(x: Any, rng: np.random.Generator = rng) -> Any:
-                    return _draw(x, rng) if isinstance(x, Tensor) else x
-
-                results = operation(*tree.map_structure(draw, args))
+                drawn = [
+                    sample(x, dtype, rng) if isinstance(x, Tensor) else x
+                    for x, dtype in zip(given, dtypes, strict=True)
+                ]
+                drawn_args, drawn_kwargs = tree.pack_sequence_as((args, kwargs), drawn)
+                results = operation(*drawn_args, **drawn_kwargs)
                 draws.append([ops.convert_to_numpy(y) for y in tree.flatten(results)])
         labels = list(constant)
         probed = []
@@ -412,7 +476,7 @@ class ChannelGraph:
         )
         if not fits:
             raise ValueError(
-                f"The rule for {title(node.operation)} returns tensors of shapes {found}. "
+                f"The rule for {title(self._operation)} returns tensors of shapes {found}. "
                 f"Expected: {expected}, the shapes that the operation returns. Correct the rule."
             )
 
@@ -421,18 +485,22 @@ def _sizes(x: Tensor) -> tuple[int | None, ...]:
     return tuple(n if a is None else len(a) for n, a in zip(x.shape, x.axes, strict=True))
 
 
-def _is_pointwise_on(call: Callable, sample: np.ndarray) -> bool:
-    try:
-        # Keras warns of a softmax over the one column.
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            whole = ops.convert_to_numpy(call(ops.convert_to_tensor(sample)))
-            column = ops.convert_to_numpy(call(ops.convert_to_tensor(sample.reshape(-1, 1))))
-    except Exception:  # whatever a foreign function raises, it is not a known one
-        return False
-    return whole.shape == sample.shape and np.allclose(
-        whole.reshape(-1, 1), column, rtol=1e-4, atol=1e-5, equal_nan=True
-    )
+def _tensors(value: Any) -> list[Tensor]:
+    return [x for x in tree.flatten(value) if isinstance(x, Tensor)]
+
+
+def _of_its_tensor(operation: Any, args: tuple, kwargs: dict) -> Callable:
+    """The operation, or plain function, as a function of the only tensor in its arguments."""
+    call = getattr(operation, "call", operation)
+    kwargs = accepted(operation, kwargs)
+
+    def function(x: Any) -> Any:
+        def put(value: Any) -> Any:
+            return x if isinstance(value, Tensor) else value
+
+        return call(*tree.map_structure(put, args), **tree.map_structure(put, kwargs))
+
+    return function
 
 
 def _is_adapted(operation: Any) -> bool:
@@ -453,25 +521,8 @@ def _all_labelled(x: Any) -> Any:
     return Tensor(x.shape, axes)
 
 
-def _draw(x: Tensor, rng: np.random.Generator) -> Any:
-    sample = rng.normal(size=[n or 2 for n in x.shape]).astype("float32")
-    for index, axis in enumerate(x.axes):
-        if axis is not None:
-            known = ~np.isnan(axis.constants)
-            np.moveaxis(sample, index, -1)[..., known] = axis.constants[known]
-    return ops.convert_to_tensor(sample)
-
-
-def _config(operation: Any) -> Any:
-    if not hasattr(operation, "get_config"):
-        return id(operation)
-    return {key: value for key, value in operation.get_config().items() if key != "name"}
-
-
 def title(operation: Any) -> str:
     """An operation's class and name, for messages; what is no operation is named already."""
-    return (
-        operation
-        if isinstance(operation, str)
-        else f"{type(operation).__name__} '{operation.name}'"
-    )
+    if isinstance(operation, str):
+        return operation
+    return f"{type(operation).__name__} '{operation.name}'"

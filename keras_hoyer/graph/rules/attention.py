@@ -279,22 +279,39 @@ def _dot_product_attention(
     mask: Any = None,
     scale: Any = None,
 ) -> Tensor:
-    # The width of query and key sets the scale of the scores.
-    graph.freeze(query.axes[-1], key.axes[-1])
-    for x in (query, key, value):
+    tensors = (query, key, value)
+    for x in tensors:
         graph.freeze(x.axes[1])
-    heads = [x.axes[2] for x in (query, key, value)]
-    if len({x.shape[2] for x in (query, key, value)}) > 1:
-        graph.freeze(*heads)
-        shared = None
-    else:
-        shared = graph.join(*heads)
+    for extra in (bias, mask):
+        if isinstance(extra, Tensor):
+            graph.freeze(*extra.axes)
+    shared = _same_axis(graph, [x.axes[2] for x in tensors], [x.shape[2] for x in tensors])
     for extra in (bias, mask):
         if shared is not None and len(getattr(extra, "shape", ())) > 3 and extra.shape[1] != 1:
             graph.freeze(shared)
     for x in (query, value):  # the width of the scores, and that of what they weigh
         graph.product(*query.places(-1), key.sizes[1], x.places()[-1])
-    content = only_zeros(value.axes[-1])
-    if shared is not None and heads[2] is not None:
-        shared = shared.having(np.where(heads[2].constants == 0, 0, np.nan))
-    return Tensor((*query.shape[:-1], value.shape[-1]), (None, None, shared, content))
+    # Keras says that the output is as wide as the query, so the values follow the keys.
+    width = _same_axis(graph, [x.axes[3] for x in tensors], [x.shape[3] for x in tensors])
+    if width is None:
+        return Tensor(query.shape, (None, None, shared, None))
+    left, right, content = (x.axes[3] for x in tensors)
+    graph.read(_product_of(left, right))
+
+    def keep_scale(size: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if size(width) == len(width) or kwargs.get("scale") is not None or len(args) > 5:
+            return args, kwargs
+        return args, {**kwargs, "scale": 1 / math.sqrt(len(width))}
+
+    graph.rewrite(keep_scale)
+    return Tensor(query.shape, (None, None, shared, width.having(only_zeros(content).constants)))
+
+
+def _same_axis(
+    graph: ChannelGraph, axes: Sequence[Axis | None], sizes: Sequence[int | None]
+) -> Axis | None:
+    """The joined axis of query, key and value, with no more known than zeros of the values."""
+    if None in axes or len(set(sizes)) > 1:
+        graph.freeze(*axes)
+        return None
+    return graph.join(*axes).having(only_zeros(axes[2]).constants)

@@ -112,7 +112,7 @@ def image_tensor(layer: Any, x: Tensor, index: int, axis: Axis | None, width: in
 
 def output_places(graph: ChannelGraph, index: int) -> list[int]:
     """The sizes of an image-like output without its batch and its channels."""
-    return [n or 1 for i, n in enumerate(graph.outputs[0]) if i not in (0, index)]
+    return [n or 1 for i, n in enumerate(graph.output_sizes[0]) if i not in (0, index)]
 
 
 def split_equation(equation: str, rank: int) -> list[str]:

@@ -68,6 +68,7 @@ def linear(
 @rule(layers.Dense)
 def _dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     out = graph.channels(layer, "units", layer.units)
+    graph.freeze(*(x.axes[:-1] if graph.mixes(layer.activation) else ()))
     places = x.places(-1)
     return x.replace(-1, linear(graph, layer, layer._kernel, x.axes[-1], out, places))
 
@@ -132,6 +133,8 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
         _einsum_constants(
             graph, layer, values, axes, weights=weights, summed=summed, made=made, target=target
         )
+    if graph.mixes(layer.activation):
+        graph.freeze(*(axes[letter] for letter in target))
     for letter in made:
         axes[letter] = graph.activated(axes[letter], layer.activation)
     shape = [sizes[letter] for letter in target]

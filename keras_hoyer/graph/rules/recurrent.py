@@ -115,7 +115,6 @@ def _time_distributed(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any)
         return graph.opaque(layer, [x])
     graph.freeze(x.axes[1])
     shape, axes, sizes = ((row[0], *row[2:]) for row in (x.shape, x.axes, x.sizes))
-    with graph.calls.steps(x.sizes[1]):
-        [out] = tree.flatten(graph.call(inner, Tensor(shape, axes, sizes)))
+    [out] = graph.inside(inner, Tensor(shape, axes, sizes), steps=x.sizes[1])
     graph.resize(layer, lambda size: {"layer": graph.resized_object(inner, size)})
     return Tensor((out.shape[0], x.shape[1], *out.shape[1:]), (out.axes[0], None, *out.axes[1:]))

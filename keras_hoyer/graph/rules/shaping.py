@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from keras import layers
+from keras.src.ops import core as core_ops
 from keras.src.ops import numpy as numpy_ops
 
 from keras_hoyer.graph.axes import Axis, Tensor
@@ -242,6 +243,14 @@ def _split(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
 
         graph.resize(operation, update)
     return results
+
+
+@rule(core_ops.Unstack)
+def _unstack(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
+    index = operation.axis % x.rank
+    graph.freeze(x.axes[index])
+    kept = [i for i in range(x.rank) if i != index]
+    return [_reordered(x, kept) for _ in graph.outputs]
 
 
 @rule(numpy_ops.GetItem)

@@ -1,0 +1,110 @@
+"""What can be known of a function by running it: whether it works on each element alone."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any
+
+import keras
+import numpy as np
+from keras import ops, tree
+
+from keras_hoyer.graph.axes import Tensor
+
+
+def works_on_each_element(function: Callable, shape: Iterable[int]) -> bool:
+    """Whether each output depends on the input at its own place alone, and on no place.
+
+    It is run on numbers of many sizes: in the shape, in another order, as one column, and with
+    most of them replaced. Functions that only look so on some numbers, such as a running sum,
+    a sort, or a threshold on a mean, differ in one of these.
+
+    Args:
+        function: from a tensor to a tensor.
+        shape: of the numbers, all sizes two or more, so that no axis is passed over.
+    """
+    shape = tuple(shape)
+    rng = np.random.default_rng(0)
+    values = _numbers(rng, int(np.prod(shape)))
+    order = rng.permutation(values.size)
+    kept = rng.random(values.size) < 0.25
+    others = (lambda v: np.abs(v) * 3 + 1, lambda v: -np.abs(v) * 3 - 1, np.zeros_like)
+    try:
+        # Keras warns of a softmax over the one column.
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            whole = _run(function, values, shape)
+            if not _same(_run(function, values[order], shape), whole[order]):
+                return False
+            if not _same(_run(function, values, (values.size, 1)), whole):
+                return False
+            for other in others:
+                changed = np.where(kept, values, other(values))
+                if not _same(_run(function, changed, shape)[kept], whole[kept]):
+                    return False
+    except Exception:  # whatever a foreign function raises, it is not a known one
+        return False
+    return True
+
+
+def probe_shape(x: Tensor | None) -> tuple[int, ...]:
+    """A small shape of the tensor's rank, with its own sizes where it has channels."""
+    if x is None:
+        return (2, 3, 4)
+    sizes = [n if axis is not None else min(n or 3, 3) for n, axis in _pairs(x)]
+    return tuple(max(n or 3, 2) for n in (2, *sizes[1:]))
+
+
+def function_key(operation: Any, arguments: Any) -> tuple:
+    """Tells functions apart; layers and operations of Keras that are configured alike are one."""
+    key = (id(operation), repr(arguments))
+    own = not type(operation).__module__.startswith("keras.")
+    if own or isinstance(operation, keras.layers.Lambda) or not hasattr(operation, "get_config"):
+        return key
+    try:
+        config = {k: v for k, v in operation.get_config().items() if k != "name"}
+    except Exception:
+        return key
+    plain = (str, int, float, bool, type(None))
+    if not all(isinstance(leaf, plain) for leaf in tree.flatten(config)):
+        return key  # an array's `repr` leaves out what is in it
+    return (type(operation), repr(config), repr(arguments))
+
+
+def sample(x: Tensor, dtype: str, rng: np.random.Generator) -> Any:
+    """Random values for a tensor, its constants where it has them."""
+    shape = [n or 2 for n in x.shape]
+    if dtype == "bool":
+        return ops.convert_to_tensor(rng.random(shape) < 0.5)
+    if not keras.backend.is_float_dtype(dtype):
+        return ops.convert_to_tensor(rng.integers(0, 2, shape).astype(dtype))
+    values = rng.normal(size=shape).astype("float32")
+    for index, axis in enumerate(x.axes):
+        if axis is not None:
+            known = ~np.isnan(axis.constants)
+            np.moveaxis(values, index, -1)[..., known] = axis.constants[known]
+    return ops.convert_to_tensor(values, dtype=dtype)
+
+
+def _pairs(x: Tensor) -> Iterator[tuple]:
+    return zip(x.shape, x.axes, strict=True)
+
+
+def _numbers(rng: np.random.Generator, count: int) -> np.ndarray:
+    """Numbers of all magnitudes and both signs, with zeros, ones and repetitions among them."""
+    values = rng.choice([-1.0, 1.0], count) * 10 ** rng.uniform(-3, 2, count)
+    special = rng.random(count) < 0.2
+    values[special] = rng.integers(-2, 3, special.sum())
+    return values.astype("float32")
+
+
+def _run(function: Callable, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    result = function(ops.convert_to_tensor(values.reshape(shape)))
+    if not ops.is_tensor(result) or tuple(result.shape) != shape:
+        raise ValueError("The result is no tensor of the shape of the input.")
+    return ops.convert_to_numpy(result).reshape(-1)
+
+
+def _same(one: np.ndarray, two: np.ndarray) -> bool:
+    if one.dtype.kind != "f":
+        return bool((one == two).all())
+    return np.allclose(one, two, rtol=1e-4, atol=1e-6, equal_nan=True)
