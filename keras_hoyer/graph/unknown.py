@@ -57,7 +57,7 @@ def _opened(call: Unknown) -> tuple[keras.Model, int]:
         kwargs = {}
     if isinstance(layer, layers.RNN):
         states = layer.get_initial_state(batch_size=1)
-        args.append([keras.KerasTensor((None, *s.shape[1:]), layer.compute_dtype) for s in states])
+        args.append(tree.map_structure(_spec_of_state, states))
     inputs: dict[int, keras.KerasTensor] = {}
 
     def fresh(x: Any) -> Any:
@@ -78,6 +78,10 @@ def _opened(call: Unknown) -> tuple[keras.Model, int]:
             outputs = layer.call(*args, **kwargs)
     outputs = [y for y in tree.flatten(outputs) if _is_symbolic(y)]
     return keras.Model(list(inputs.values()), outputs), steps
+
+
+def _spec_of_state(state: Any) -> keras.KerasTensor:
+    return keras.KerasTensor((None, *state.shape[1:]), keras.backend.standardize_dtype(state.dtype))
 
 
 def _is_symbolic(x: Any) -> bool:

@@ -231,7 +231,7 @@ def _grouped_query_attention(
     )
 
 
-@rule(layers.Attention)
+@rule(layers.Attention, layers.AdditiveAttention)
 def _attention(
     graph: ChannelGraph,
     layer: Any,
@@ -242,20 +242,32 @@ def _attention(
 ) -> Any:
     query, value = inputs[:2]
     key = inputs[2] if len(inputs) > 2 else value
-    if layer.score_mode != "dot":
-        return graph.opaque(layer, inputs)
     left, right, content = (_rows(graph, x) for x in (query, key, value))
     graph.join(left, right)
     rows, columns = query.places(-1), value.places(-1)
-    graph.product(*rows, *columns, query.shape[-1] if left is None else left)
     graph.product(*rows, *columns, value.shape[-1] if content is None else content)
+    if isinstance(layer, layers.AdditiveAttention) or layer.score_mode == "concat":
+        # The scores are sums of tanh(query + key), to which what is zero in both adds nothing.
+        if isinstance(layer, layers.AdditiveAttention):
+            graph.weight(layer.scale, (left,), state=True)
+        combined = _sum_of
+    else:
+        graph.product(*rows, *columns, query.shape[-1] if left is None else left)
+        combined = _product_of
     for axis, other in ((left, right), (right, left)):
-        graph.read(_product_of(axis, other))
+        graph.read(combined(axis, other))
     content = only_zeros(content)
     result = Tensor((*query.shape[:-1], value.shape[-1]), (*(None,) * (query.rank - 1), content))
     if not return_attention_scores:
         return result
     return result, Tensor((*query.shape[:-1], key.shape[-2]))
+
+
+def _sum_of(axis: Axis | None, other: Axis | None) -> Axis | None:
+    """The channels of `axis` with the constants of a sum of which no more than zeros is known."""
+    if axis is None or other is None:
+        return None if axis is None else axis.having(np.nan)
+    return axis.having(np.where((axis.constants == 0) & (other.constants == 0), 0, np.nan))
 
 
 def _product_of(axis: Axis | None, other: Axis | None) -> Axis | None:
