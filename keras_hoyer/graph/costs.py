@@ -9,7 +9,7 @@ import numpy as np
 from keras_hoyer._checks import warn
 from keras_hoyer.graph.axes import Axis, Cost
 from keras_hoyer.graph.groups import Group
-from keras_hoyer.graph.unknown import costs_inside
+from keras_hoyer.graph.unknown import costs_inside, has_kernels
 from keras_hoyer.graph.walk import ChannelGraph, title
 
 
@@ -41,8 +41,14 @@ def count_flops(model: keras.Model) -> dict[str, int]:
     {'conv': 3888, 'head': 40}
     """
     costs = Costs(ChannelGraph(model, values=False))
+    notes = []
+    if costs.without_rule:
+        named = ", ".join(costs.without_rule)
+        notes.append(f"No cut of channels can reach {named}: keras_hoyer has no rule for it.")
     if costs.at_least:
-        warn(f"These multiply-adds are the least there can be. {costs.at_least}")
+        notes.append(f"These multiply-adds are the least there can be. {costs.at_least}")
+    if notes:
+        warn(" ".join(notes))
     counts: dict[str, int] = {}
     for cost in costs.all:
         counts[cost.path] = counts.get(cost.path, 0) + cost.number
@@ -55,16 +61,25 @@ class Costs:
     Args:
         graph: The channels of the model, walked with `values=False`.
         groups: The groups of channels that may go. Defaults to none.
+
+    Attributes:
+        all: The multiply-adds of each call.
+        without_rule: Layers with kernels that have no rule.
+        at_least: What is left out, in words; empty if nothing is.
     """
 
     def __init__(self, graph: ChannelGraph, groups: Sequence[Group] = ()) -> None:
         self.all: list[Cost] = list(graph.calls.costs)
         unseen: list[str] = []
+        without_rule: list[str] = []
         for call in graph.calls.unknown:
             costs, complete = costs_inside(call)
             self.all += costs
             if not complete:
                 unseen.append(title(call.operation))
+            if has_kernels(call.operation):
+                without_rule.append(title(call.operation))
+        self.without_rule = list(dict.fromkeys(without_rule))
         self.at_least = _at_least(unseen)
         self._channels = [group.channels for group in groups]
         group_of = np.full(len(graph.roots), -1)

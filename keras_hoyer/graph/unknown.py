@@ -1,7 +1,7 @@
 """What calls without a rule cost: found from what they call in turn."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import keras
@@ -28,7 +28,7 @@ def costs_inside(call: Unknown) -> tuple[list[Cost], bool]:
         model, steps = _opened(call)
         graph = ChannelGraph(model, values=False)
     except Exception:  # whatever a foreign layer raises, what it calls cannot be seen
-        kernels = [variable for variable in operation.weights if _is_kernel(variable)]
+        kernels = [variable for variable in operation.weights if is_kernel(variable)]
         costs = [Cost(call.path, (call.repeats,), k, tuple(k.shape)) for k in kernels]
         return costs, not kernels
     costs, complete = list(graph.calls.costs), True
@@ -88,39 +88,55 @@ def _is_symbolic(x: Any) -> bool:
     return isinstance(x, keras.KerasTensor)
 
 
-def _is_kernel(variable: keras.Variable) -> bool:
+def has_kernels(operation: Any) -> bool:
+    """Whether a layer, or a layer inside it, has something that looks like a kernel."""
+    return isinstance(operation, keras.Layer) and any(map(is_kernel, operation.weights))
+
+
+def is_kernel(variable: keras.Variable) -> bool:
+    """Whether a variable looks like one that inputs are multiplied with."""
     is_float = keras.backend.is_float_dtype(variable.dtype)
     return is_float and len(variable.shape) > 1 and variable.name != "embeddings"
 
 
 def _multiply_adds(call: Unknown) -> int:
     """The multiply-adds of an operation of `keras.ops` without a rule."""
+    count = _COUNTS.get(type(call.operation))
+    if count is None:
+        return 0
     operands = [x.shape for x in tree.flatten((call.args, call.kwargs)) if hasattr(x, "shape")]
-    made = _size(call.outputs[0][1:])
-    match call.operation:
-        case nn_ops.Conv():
-            return made * _size(operands[1][:-1])
-        case nn_ops.DepthwiseConv():
-            return made * _size(operands[1][:-2])
-        case nn_ops.SeparableConv():
-            _, depthwise, pointwise = operands
-            places = made // pointwise[-1]
-            return places * (_size(depthwise) + _size(pointwise))
-        case nn_ops.ConvTranspose():
-            return _size(operands[0][1:]) * _size(operands[1][:-1])
-        case numpy_ops.Matmul() | numpy_ops.Dot() | numpy_ops.Inner():
-            return made * _size(operands[0][-1:])
-        case numpy_ops.Outer():
-            return made
-        case numpy_ops.Vdot():
-            return _size(operands[0])
-        case numpy_ops.Tensordot():
-            axes = call.operation.axes
-            if isinstance(axes, int):
-                return made * _size(operands[0][len(operands[0]) - axes :])
-            summed = [axes[0]] if isinstance(axes[0], int) else axes[0]
-            return made * _size([operands[0][i] for i in summed])
-    return 0
+    return count(call.operation, _size(call.outputs[0][1:]), *operands)
+
+
+def _tensordot(operation: Any, made: int, left: Shape, *_: Shape) -> int:
+    axes = operation.axes
+    if isinstance(axes, int):
+        return made * _size(left[len(left) - axes :])
+    summed = [axes[0]] if isinstance(axes[0], int) else axes[0]
+    return made * _size([left[index] for index in summed])
+
+
+def _along_last(operation: Any, made: int, left: Shape, *_: Shape) -> int:
+    return made * _size(left[-1:])
+
+
+def _separable(operation: Any, made: int, x: Shape, depthwise: Shape, pointwise: Shape) -> int:
+    return made // (pointwise[-1] or 1) * (_size(depthwise) + _size(pointwise))
+
+
+# From the operation, the number of entries that it makes, and the shapes of its operands.
+_COUNTS: dict[type, Callable[..., int]] = {
+    nn_ops.Conv: lambda operation, made, x, kernel, *_: made * _size(kernel[:-1]),
+    nn_ops.DepthwiseConv: lambda operation, made, x, kernel, *_: made * _size(kernel[:-2]),
+    nn_ops.SeparableConv: _separable,
+    nn_ops.ConvTranspose: lambda operation, made, x, kernel, *_: _size(x[1:]) * _size(kernel[:-1]),
+    numpy_ops.Matmul: _along_last,
+    numpy_ops.Dot: _along_last,
+    numpy_ops.Inner: _along_last,
+    numpy_ops.Outer: lambda operation, made, *_: made,
+    numpy_ops.Vdot: lambda operation, made, left, *_: _size(left),
+    numpy_ops.Tensordot: _tensordot,
+}
 
 
 def _size(shape: Shape) -> int:

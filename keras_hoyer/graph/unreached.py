@@ -8,6 +8,7 @@ import numpy as np
 
 from keras_hoyer.graph.axes import FROZEN, Unknown
 from keras_hoyer.graph.groups import Group
+from keras_hoyer.graph.unknown import has_kernels
 from keras_hoyer.graph.walk import ChannelGraph, title
 from keras_hoyer.weights import Weight
 
@@ -45,7 +46,7 @@ class Unreached:
         self._also = [
             _no_rule(call)
             for key, call in self._without_rule.items()
-            if not chosen and (key in fixing or any(map(_is_table, _variables(call))))
+            if not chosen and (key in fixing or has_kernels(call.operation))
         ]
 
     def __bool__(self) -> bool:
@@ -109,7 +110,3 @@ def _no_rule(call: Unknown) -> str:
 
 def _variables(call: Unknown) -> list[keras.Variable]:
     return call.operation.weights if isinstance(call.operation, keras.Layer) else []
-
-
-def _is_table(variable: keras.Variable) -> bool:
-    return keras.backend.is_float_dtype(variable.dtype) and len(variable.shape) > 1
