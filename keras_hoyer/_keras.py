@@ -29,6 +29,24 @@ def trusting() -> contextlib.AbstractContextManager[Any]:
     return SafeModeScope(safe_mode=False)
 
 
+def patch_tf2onnx() -> None:
+    """Lets `tf2onnx` run with NumPy 2, as Keras' own export to ONNX does."""
+    from keras.src.export import tf2onnx_lib  # noqa: PLC0415
+
+    tf2onnx_lib.patch_tf2onnx()
+
+
+def tensorflow_operations() -> tuple[Any, Any]:
+    """The modules in which `keras.ops` looks up what it computes on TensorFlow, at each call.
+
+    Returns:
+        The module of the NumPy-like operations, and that of the neural ones.
+    """
+    from keras.src.backend.tensorflow import nn, numpy  # noqa: PLC0415
+
+    return numpy, nn
+
+
 def running_callbacks() -> list[keras.callbacks.Callback] | None:
     """The callbacks of the `fit` that is calling, in their order; `None` outside of one.
 
@@ -74,3 +92,23 @@ def input_structure(model: keras.Model) -> Any:
 def has_call(model: keras.Layer) -> bool:
     """Whether the layer can be called: some models only hold others for their `train_step`."""
     return type(model).call not in (keras.Model.call, keras.Layer.call)
+
+
+def variables_whose_losses_are_read() -> tuple[list[keras.Variable], keras.Variable | None]:
+    """The variables of the model whose `losses` are being read, and the one it has come to.
+
+    A regularizer is handed a tensor, and on JAX not even a variable. What it belongs to stands in
+    the caller.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner, variable = frame.f_locals.get("self"), frame.f_locals.get("variable")
+        if isinstance(owner, keras.Layer) and isinstance(variable, keras.Variable):
+            return list(owner.variables), variable
+        frame = frame.f_back
+    return [], None
+
+
+def flatten_layers(model: keras.Model) -> list[keras.Layer]:
+    """All layers inside of a model, at any depth, without the model itself."""
+    return list(model._flatten_layers(include_self=False, recursive=True))

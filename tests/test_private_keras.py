@@ -1,6 +1,7 @@
 """The private names of Keras do what the package expects of them."""
 
 import keras
+import pytest
 
 from keras_hoyer import _keras
 
@@ -39,3 +40,27 @@ def test_a_callback_finds_the_others_of_its_fit():
     callbacks.on_train_begin()
     assert found == [callbacks.callbacks]
     assert _keras.running_callbacks() is None
+
+
+def test_layers_are_found_at_any_depth():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="deep")])
+    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(1, name="flat")])
+    names = {layer.name for layer in _keras.flatten_layers(model)}
+    assert {"deep", "flat", inner.name} <= names and model.name not in names
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's operations")
+def test_keras_looks_up_tensorflows_operations_at_each_call(monkeypatch):
+    numpy, neural = _keras.tensorflow_operations()
+    for module, name in [(numpy, "signbit"), (neural, "conv_transpose"), (neural, "max_pool")]:
+        monkeypatch.setattr(module, name, lambda *args, name=name: name)
+    x = keras.ops.ones((1, 2, 2, 1))
+    assert keras.ops.signbit(x) == "signbit"
+    assert keras.ops.max_pool(x, 2) == "max_pool"
+    assert keras.ops.conv_transpose(x, x) == "conv_transpose"
+
+
+def test_tf2onnx_is_patched_for_numpy():
+    tf2onnx = pytest.importorskip("tf2onnx")
+    _keras.patch_tf2onnx()
+    assert "patched" in tf2onnx.tfonnx.rewrite_constant_fold.__name__

@@ -242,7 +242,7 @@ class _Builder:
         for weight in find_weights(model):
             constraint = weight.get("constraint")
             if isinstance(constraint, KeepZeros):
-                mask = constraint.get_mask(weight.name)
+                mask = constraint.get_mask(weight.name, weight.variable.shape)
                 mask = None if mask is None else self.cut(weight.variable, mask)
                 if mask is not None and not mask.all():
                     masks[targets[id(copies[id(weight.variable)])]] = mask

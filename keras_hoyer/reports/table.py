@@ -1,13 +1,23 @@
 """What is left of a model: counts, measures and zero channels, as data and as a table."""
 
+import html
+import textwrap
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import keras
 import numpy as np
 
 from keras_hoyer import measures
+from keras_hoyer._tables import html_table, short_count, shorten, text_table
 from keras_hoyer.reports.account import Account
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels
+
+# What a line of the table is no longer than, and what names are not cut below for it.
+WIDTH, SHORTEST_NAME = 110, 20
+
+# Headers that are wider than the figures below them.
+TWO_LINES = {"zero channels": ("zero", "channels"), "multiply-adds": ("multiply-", "adds")}
 
 
 @dataclass(frozen=True)
@@ -46,9 +56,9 @@ class KernelReport:
     fixed: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """What is left of a model's kernels; `str()` gives a table, `to_dict()` JSON values.
+    """What is left of a model's kernels, shown as a table; `to_dict()` gives JSON values.
 
     Attributes:
         total: Number of weights in the kernels; biases and normalisation do not count.
@@ -75,46 +85,108 @@ class Report:
         """Returns the report as a dictionary of JSON values."""
         return asdict(self)
 
+    def __repr__(self) -> str:
+        return (
+            f"Report(total={self.total}, nonzero={self.nonzero}, sparsity={self.sparsity:.4}, "
+            f"kernels: {len(self.layers)})"
+        )
+
     def __str__(self) -> str:
-        header = ("kernel", "shape", "weights", "nonzero", "sparsity", "Hoyer", "effective")
-        rows = [(*header, "zero channels", "multiply-adds", "left")]
-        rows += [
-            (
-                layer.name,
-                " x ".join(map(str, layer.shape)),
-                f"{layer.total:,}",
-                f"{layer.nonzero:,}",
-                f"{layer.sparsity:.2%}",
-                f"{layer.hoyer:.3f}",
-                f"{layer.effective:,.0f}",
-                f"{layer.zero_channels:,} of {layer.channels:,}",
-                *_flops_cells(layer.flops, layer.flops_left),
-            )
-            for layer in self.layers
-        ]
-        rest = (self.flops or 0) - sum(layer.flops or 0 for layer in self.layers)
-        if rest:
-            left = (self.flops_left or 0) - sum(layer.flops_left or 0 for layer in self.layers)
-            rows.append(("products of tensors", *[""] * 7, f"{rest:,}", f"{left:,}"))
-        total = ("total", "", f"{self.total:,}", f"{self.nonzero:,}", f"{self.sparsity:.2%}")
-        rows.append((*total, "", "", "", *_flops_cells(self.flops, self.flops_left)))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join(
-                # Names and shapes read from the left, figures from the right.
-                cell.ljust(width) if column < 2 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._notes()])
+        text = _text(self._rows("{:,}".format))
+        if _width(text) > WIDTH:
+            text = _text(self._compact_rows(), compact=True)
+        return "\n".join([text, *(textwrap.fill(note, WIDTH) for note in self._notes())])
 
     def _notes(self) -> list[str]:
         """What the figures do not say."""
-        fixed = [f"{layer.name} ({layer.fixed})" for layer in self.layers if layer.fixed]
+        reasons: dict[str, list[str]] = {}
+        for layer in self.layers:
+            if layer.fixed:
+                reasons.setdefault(layer.fixed, []).append(layer.name)
+        fixed = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
         notes = [f"No channel can be removed from: {'; '.join(fixed)}."] if fixed else []
         return [*notes, f"At least: {self.at_least}"] if self.at_least else notes
+
+    def _repr_html_(self) -> str:
+        rows = self._rows("{:,}".format)
+        columns = list(rows[0])
+        cells = [columns, *([row[column] for column in columns] for row in rows)]
+        notes = [f"<p>{html.escape(note)}</p>" for note in self._notes()]
+        return "".join([html_table(cells, right=_figures(columns), total=True), *notes])
+
+    def _rows(self, number: Callable[[int], str]) -> list[dict[str, str]]:
+        """A row for each kernel and one for the total, from the columns' names to their cells."""
+        rows = [
+            {
+                "kernel": layer.name,
+                "shape": " x ".join(map(str, layer.shape)),
+                "weights": number(layer.total),
+                "nonzero": number(layer.nonzero),
+                "sparsity": f"{layer.sparsity:.2%}",
+                "Hoyer": f"{layer.hoyer:.3f}",
+                "effective": number(round(layer.effective)),
+                "zero channels": f"{number(layer.zero_channels)} of {number(layer.channels)}",
+                "multiply-adds": "?" if layer.flops is None else number(layer.flops),
+                "left": "?" if layer.flops_left is None else number(layer.flops_left),
+            }
+            for layer in self.layers
+        ]
+        rest = (self.flops or 0) - sum(layer.flops or 0 for layer in self.layers)
+        if rows and rest:
+            left = (self.flops_left or 0) - sum(layer.flops_left or 0 for layer in self.layers)
+            products = {
+                "kernel": "products of tensors",
+                "multiply-adds": number(rest),
+                "left": number(left),
+            }
+            rows.append({column: products.get(column, "") for column in rows[0]})
+        total = {
+            "kernel": "total",
+            "weights": number(self.total),
+            "nonzero": number(self.nonzero),
+            "sparsity": f"{self.sparsity:.2%}",
+            "multiply-adds": "?" if self.flops is None else number(self.flops),
+            "left": "?" if self.flops_left is None else number(self.flops_left),
+        }
+        columns = rows[0] if rows else ("kernel", "shape", *total)
+        return [*rows, {column: total.get(column, "") for column in columns}]
+
+    def _compact_rows(self) -> list[dict[str, str]]:
+        """The same for models with long names and large kernels."""
+        *rows, total = self._rows(short_count)
+        for row in rows:
+            row["shape"] = row["shape"].replace(" ", "")
+            del row["weights"]  # the shape says it
+        total["shape"] = f"{total.pop('weights')} weights"
+        rows.append(total)
+        longest = max(len(row["kernel"]) for row in rows)
+        excess = _width(_text(rows, compact=True)) - WIDTH
+        for row in rows:
+            row["kernel"] = shorten(row["kernel"], max(SHORTEST_NAME, longest - max(0, excess)))
+        return rows
+
+
+def _text(rows: list[dict[str, str]], compact: bool = False) -> str:
+    """The rows between rules."""
+    columns = list(rows[0])
+    header = [columns]
+    if compact:
+        pairs = [TWO_LINES.get(column, ("", column)) for column in columns]
+        header = [list(line) for line in zip(*pairs, strict=True)]
+    cells = [*header, *([row[column] for column in columns] for row in rows)]
+    lines = text_table(cells, right=_figures(columns)).splitlines()
+    rule = "-" * max(map(len, lines))
+    above, body = lines[: len(header)], lines[len(header) : -1]
+    return "\n".join([*above, rule, *body, rule, lines[-1]])
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+def _figures(columns: list[str]) -> range:
+    """Names and shapes read from the left, figures from the right."""
+    return range(2, len(columns))
 
 
 def report(model: keras.Model, layers: LayerSelection = None) -> Report:
@@ -205,7 +277,3 @@ def _size_alive(kernel: Weight, weights: np.ndarray) -> int:
         others = tuple(i for i in range(weights.ndim) if i != axis)
         shape[axis] = np.count_nonzero(np.any(weights != 0, axis=others))
     return int(np.prod(shape))
-
-
-def _flops_cells(flops: int | None, left: int | None) -> tuple[str, str]:
-    return ("?", "?") if flops is None else (f"{flops:,}", f"{left:,}")
