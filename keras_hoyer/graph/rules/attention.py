@@ -178,9 +178,9 @@ def _grouped_query_attention(
     width = graph.channels(layer, "head_dim", layer.head_dim)
     _freeze_masked(graph, heads, attention_mask)
     sources = [_rows(graph, x) for x in (query, key, value)]
-    # The output is as wide as the query.
+    # The output is as wide as the query, and Keras wants the value to be so as well.
     out = graph.channels(layer, "output", layer.feature_dim)
-    out = graph.join(out, sources[0])
+    out = graph.join(out, sources[0], sources[2])
     graph.resize(
         layer,
         lambda size: {
