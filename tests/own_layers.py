@@ -34,7 +34,18 @@ class Weighed(layers.Layer):
         return outputs
 
 
-@register_rule(Gain, Weighed)
+@register
+class Gated(Gain):
+    """The same with a second tensor, which its rule does not take."""
+
+    def call(self, inputs, gate):
+        return super().call(inputs) * ops.sigmoid(gate)
+
+    def compute_output_shape(self, input_shape):
+        return input_shape
+
+
+@register_rule(Gain, Weighed, Gated)
 def _gain_rule(graph, layer, inputs):
     channels = inputs.axes[-1]
     graph.weight(layer.gain, [channels])

@@ -12,6 +12,7 @@ from own_layers import (
     Centered,
     Cube,
     Gain,
+    Gated,
     Mixed,
     Noisy,
     Scaled,
@@ -59,10 +60,12 @@ class Network:
 
     def like(self, x):
         """A tensor of the same shape, an earlier one if there is one."""
-        found = [y for y in self.tensors if y is not x and tuple(y.shape) == tuple(x.shape)]
+        # Sizes that are not known can be any two.
+        others = [] if None in x.shape[1:] else [y for y in self.tensors if y is not x]
+        found = [y for y in others if tuple(y.shape) == tuple(x.shape)]
         if found and self.flag():
             return found[self.rng.integers(len(found))]
-        near = [y for y in self.tensors if tuple(y.shape[:-1]) == tuple(x.shape[:-1])]
+        near = [y for y in others if tuple(y.shape[:-1]) == tuple(x.shape[:-1])]
         return layers.Dense(x.shape[-1], self.activation())(self.pick(x, *near))
 
 
@@ -232,7 +235,7 @@ def layer_normalization(net, x):
 
 @kind(SEQUENCE, IMAGE)
 def group_normalization(net, x):
-    return layers.GroupNormalization(net.pick(1, 2, -1))(x)
+    return layers.GroupNormalization(net.pick(1, 2 - x.shape[-1] % 2, -1))(x)
 
 
 @kind(FEATURES, SEQUENCE, IMAGE)
@@ -646,6 +649,11 @@ def simple_rnn(net, x):
 
 
 @kind(SEQUENCE)
+def recurrence_that_mixes_units(net, x):
+    return layers.LSTM(4, activation="softmax", return_sequences=True)(x)
+
+
+@kind(SEQUENCE)
 def both_directions(net, x):
     inner = net.pick(layers.LSTM, layers.GRU)(4, return_sequences=True)
     return layers.Bidirectional(inner, merge_mode=net.pick("concat", "sum", "mul", "ave"))(x)
@@ -753,6 +761,13 @@ def masking(net, x):
 
 
 @kind(SEQUENCE)
+def mask_of_channels(net, x):
+    mask = ops.any(net.like(x) > 0.5, axis=-1)
+    x = layers.Softmax()(x, mask=net.like(x) > -0.5) if net.flag() else x
+    return layers.BatchNormalization()(layers.SimpleRNN(4, return_sequences=True)(x, mask=mask))
+
+
+@kind(SEQUENCE)
 def masked_recurrence(net, x):
     return layers.GRU(net.width(), return_sequences=True)(layers.Masking(0.0)(ops.relu(x - 0.5)))
 
@@ -825,6 +840,11 @@ def own_layer_with_rule(net, x):
 @kind()
 def own_layer_whose_rule_has_no_mask(net, x):
     return Weighed()(x, training=False)
+
+
+@kind()
+def own_layer_whose_rule_has_no_gate(net, x):
+    return Gated()(x, gate=net.like(x))
 
 
 @kind()

@@ -11,6 +11,7 @@ whose kernel is zero, is known with its value as far as it stays constant.
 
 import warnings
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -18,6 +19,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_hoyer._keras import input_structure
 from keras_hoyer.graph.arguments import accepted, for_rule
 from keras_hoyer.graph.axes import FROZEN, Axis, Read, Tensor, WeightAxes
 from keras_hoyer.graph.opening import as_function, has_graph, nested_inputs, nodes_in_order
@@ -252,16 +254,18 @@ class ChannelGraph:
         if isinstance(operation, keras.Model) and has_graph(operation):
             function = as_function(operation)
             inputs, rest = nested_inputs(function, args, kwargs)
-            self.freeze(*(axis for x in rest if isinstance(x, Tensor) for axis in x.axes))
+            self.freeze(*(axis for x in _tensors(rest) for axis in x.axes))
+            if any(x and x.rank != len(y.shape) for x, y in zip(inputs, function.inputs)):
+                self.rewrite(partial(_with_ranks, function))
             return self.walk(function, inputs)
         rule, follows = find_rule(operation)
         if rule is not None and not _is_adapted(operation):
             taken = for_rule(operation, rule, args, kwargs)
-            if not self._leaves_out(taken.refused, given):
-                name = next(name for name, x in taken.refused.items() if _tensors(x))
-                return self.opaque(operation, given, f" (its rule takes no `{name}`)")
-            for x in _tensors(taken.unnamed):
-                self.freeze(*x.axes)
+            self._freeze_masks({**taken.unnamed, **taken.refused}, given)
+            unknown = [name for name, x in taken.refused.items() if _tensors(x)]
+            unknown = [name for name in unknown if "mask" not in name]
+            if unknown:
+                return self.opaque(operation, given, f" (its rule takes no `{unknown[0]}`)")
             if follows:
                 return rule(self, operation, *taken.args, **taken.kwargs)
             labelled = tree.map_structure(_all_labelled, (taken.args, taken.kwargs))
@@ -391,17 +395,15 @@ class ChannelGraph:
             return Tensor(x.shape[:-1], x.axes[:-1])
         return x
 
-    def _leaves_out(self, refused: dict[str, Any], given: list[Tensor]) -> bool:
-        """Whether a rule can do without these arguments: what masks concern is frozen."""
-        for name, value in refused.items():
-            for mask in _tensors(value):
-                if "mask" not in name:
-                    return False
-                self.freeze(*mask.axes)
-                for x in given:
-                    # A mask has the first axes of what it masks.
-                    self.freeze(*x.axes[: mask.rank])
-        return True
+    def _freeze_masks(self, arguments: dict[str, Any], given: list[Tensor]) -> None:
+        """Freezes what touches the tensors among arguments that a rule does not name.
+
+        They are masks, which have the first axes of what they mask.
+        """
+        for mask in _tensors(arguments):
+            self.freeze(*mask.axes)
+            for x in given:
+                self.freeze(*x.axes[: mask.rank])
 
     def _with_probed_constants(
         self, operation: Any, args: tuple, kwargs: dict, outputs: list[Tensor]
@@ -477,6 +479,21 @@ class ChannelGraph:
 
 def _sizes(x: Tensor) -> tuple[int | None, ...]:
     return tuple(n if a is None else len(a) for n, a in zip(x.shape, x.axes, strict=True))
+
+
+def _with_ranks(function: Any, size: Size, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments of a nested model with the ranks that it gives them itself.
+
+    Keras does not count on it when it works out the shapes inside.
+    """
+    inputs, _ = nested_inputs(function, args, kwargs)
+    for index, (x, reference) in enumerate(zip(inputs, function.inputs, strict=True)):
+        if x is not None and len(x.shape) < len(reference.shape):
+            inputs[index] = ops.expand_dims(x, -1)
+        elif x is not None and len(x.shape) > len(reference.shape):
+            inputs[index] = ops.squeeze(x, -1)
+    kwargs = {name: value for name, value in kwargs.items() if name != "inputs"}
+    return (tree.pack_sequence_as(input_structure(function), inputs), *args[1:]), kwargs
 
 
 def _tensors(value: Any) -> list[Tensor]:

@@ -94,11 +94,14 @@ def _sequence_outputs(
     return result, Tensor(shape, axes)
 
 
-def _freeze_masked(graph: ChannelGraph, heads: Axis, mask: Any) -> None:
-    """A mask for each head fixes the heads."""
-    shape = getattr(mask, "shape", ())
-    if len(shape) > 3 and shape[1] != 1:
-        graph.freeze(heads)
+def _freeze_masked(graph: ChannelGraph, heads: Axis | None, *masks: Any) -> None:
+    """A mask for each head fixes the heads; what masks are made of stays."""
+    for mask in masks:
+        if isinstance(mask, Tensor):
+            graph.freeze(*mask.axes)
+        shape = getattr(mask, "shape", ())
+        if len(shape) > 3 and shape[1] != 1:
+            graph.freeze(heads)
 
 
 @rule(layers.MultiHeadAttention)
@@ -229,6 +232,7 @@ def _attention(
     key = inputs[2] if len(inputs) > 2 else value
     if layer.score_mode != "dot":
         return graph.opaque(layer, inputs)
+    _freeze_masked(graph, None, *(mask or ()))
     left, right, content = (_rows(graph, x) for x in (query, key, value))
     graph.join(left, right)
     for axis, other in ((left, right), (right, left)):
@@ -264,13 +268,8 @@ def _dot_product_attention(
     tensors = (query, key, value)
     for x in tensors:
         graph.freeze(x.axes[1])
-    for extra in (bias, mask):
-        if isinstance(extra, Tensor):
-            graph.freeze(*extra.axes)
     shared = _same_axis(graph, [x.axes[2] for x in tensors], [x.shape[2] for x in tensors])
-    for extra in (bias, mask):
-        if shared is not None and len(getattr(extra, "shape", ())) > 3 and extra.shape[1] != 1:
-            graph.freeze(shared)
+    _freeze_masked(graph, shared, bias, mask)
     # Keras says that the output is as wide as the query, so the values follow the keys.
     width = _same_axis(graph, [x.axes[3] for x in tensors], [x.shape[3] for x in tensors])
     if width is None:

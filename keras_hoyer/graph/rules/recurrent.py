@@ -28,6 +28,8 @@ def _recurrent(
     if cell.bias is not None:
         graph.weight(cell.bias, (*(None,) * (len(cell.bias.shape) - 1), wide))
     graph.resize(layer, lambda size: {"units": size(out)})
+    if any(graph.mixes(getattr(cell, name, None)) for name in ("activation", "recurrent_activation")):
+        graph.freeze(out)
     kernel = graph.value(cell.kernel)
     if kernel is not None:
         graph.read(source, kernel != 0, (wide,))
