@@ -235,7 +235,7 @@ def layer_normalization(net, x):
 
 @kind(SEQUENCE, IMAGE)
 def group_normalization(net, x):
-    return layers.GroupNormalization(net.pick(1, 2 - x.shape[-1] % 2, -1))(x)
+    return layers.GroupNormalization(net.pick(1, 2, -1))(x)
 
 
 @kind(FEATURES, SEQUENCE, IMAGE)
@@ -920,7 +920,7 @@ def build_network(rank, steps):
         # Mostly the latest, so that networks are deep.
         x = fitting[-1] if net.rng.random() < 0.7 else net.pick(*fitting)
         y = function(net, x)
-        if y.shape[-1] > 12:
+        if y.shape[-1] > 12 or y.shape[-1] % 2:
             y = layers.Dense(net.width())(y)
         net.tensors.append(y)
         used.append(name)
