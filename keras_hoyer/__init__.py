@@ -4,6 +4,7 @@ from keras_hoyer import callbacks, criteria, measures, patterns, schedules
 from keras_hoyer.attach import regularize, strip
 from keras_hoyer.exporters import ExportError, check_sparse_inference, export, load_sparse_weights
 from keras_hoyer.graph import register_rule
+from keras_hoyer.graph.building import ShrinkError
 from keras_hoyer.graph.costs import count_flops
 from keras_hoyer.graph.shrink import shrink
 from keras_hoyer.pruning import prune
@@ -26,6 +27,7 @@ __all__ = [
     "GroupLasso",
     "Hoyer",
     "HoyerSquare",
+    "ShrinkError",
     "TransformedL1",
     "callbacks",
     "check_sparse_inference",

@@ -25,6 +25,7 @@ from keras_hoyer.graph.axes import FROZEN, Axis, Read, Tensor, WeightAxes
 from keras_hoyer.graph.opening import as_function, has_graph, nested_inputs, nodes_in_order
 from keras_hoyer.graph.probing import function_key, probe_shape, sample, works_on_each_element
 from keras_hoyer.graph.registry import find_rule
+from keras_hoyer.graph.sharing import held_variables, sharing_layers
 
 Size = Callable[[Axis], int]
 
@@ -67,6 +68,10 @@ class ChannelGraph:
         outputs = self.walk(self.function, [Tensor(x.shape) for x in self.function.inputs])
         for tensor in outputs:
             self.freeze(*tensor.axes)
+        self.sharing = sharing_layers(self.function)
+        for variable in [v for group in self.sharing for x in group for v in held_variables(x)]:
+            if id(variable) in self.weights:
+                self.freeze(*self.weights[id(variable)].axes)  # others use it in their own way
         self.roots = np.array([self._find(label) for label in range(len(self._parents))])
         if self.without_rule:
             warnings.warn(
