@@ -48,7 +48,7 @@ def last_call(layer: keras.Layer) -> tuple[tuple, dict] | None:
 
 
 def follows_its_graph(model: keras.Model) -> bool:
-    """Whether a Sequential or functional model computes what its graph says, by Keras' own `call`."""
+    """Whether a Sequential or functional model has Keras' own `call`, that follows its graph."""
     from keras.src.models import Functional  # noqa: PLC0415
 
     return type(model).call in (keras.Sequential.call, Functional.call)

@@ -6,7 +6,6 @@ from keras import ops, tree
 from keras_hoyer.graph import channel_groups
 from keras_hoyer.graph.shrink import shrink
 
-
 ADAPTED = ("mean", "variance", "count")  # what a Normalization has seen
 
 

@@ -24,6 +24,10 @@ class Gain(layers.Layer):
 class Weighed(layers.Layer):
     """The same without an offset, and with arguments that its rule does not take."""
 
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.supports_masking = True
+
     def build(self, input_shape):
         self.gain = self.add_weight(shape=(input_shape[-1],), initializer="ones", name="gain")
 
@@ -83,7 +87,7 @@ class Scaled(layers.Layer):
         self.factors = factors
 
     def call(self, inputs):
-        return inputs * self.factors
+        return ops.multiply(inputs, self.factors)
 
     def get_config(self):
         raise NotImplementedError
@@ -152,7 +156,7 @@ class Block(layers.Layer):
 
 @register
 class Stretched(layers.Layer):
-    """A layer with an attribute that is set after it was made, of which its config knows nothing."""
+    """A layer with an attribute that is set after it was made and is not in its config."""
 
     factor = 1.0
 

@@ -911,9 +911,7 @@ def build_network(rank, steps):
         net.rng = np.random.default_rng(seed)
         function, ranks, known = KINDS[name]
         fitting = [
-            x
-            for x in net.tensors
-            if len(x.shape) in ranks and not (known and None in x.shape[1:])
+            x for x in net.tensors if len(x.shape) in ranks and not (known and None in x.shape[1:])
         ]
         if not fitting:
             continue

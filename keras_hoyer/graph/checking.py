@@ -11,7 +11,13 @@ from keras_hoyer._checks import warn
 from keras_hoyer._inputs import random_arrays
 from keras_hoyer._precision import computing_in
 from keras_hoyer.graph.building import Builder, ShrinkError
-from keras_hoyer.graph.opening import as_function, has_graph, nodes_in_order
+from keras_hoyer.graph.opening import (
+    as_function,
+    call_on,
+    has_graph,
+    nodes_in_order,
+    ranked_inputs,
+)
 
 SAMPLES = 3
 TOLERANCE = 1e-4  # of the largest output: what float32 makes of ordinary networks
@@ -44,7 +50,7 @@ def check_outputs(
     if inputs is None:
         return
     try:
-        found = _run(small, function, inputs)
+        found = _run(small, inputs)
     except Exception as error:
         raise ShrinkError(
             f"The smaller model of '{model.name}' cannot be called: {type(error).__name__}: {error}"
@@ -76,7 +82,7 @@ def _inputs(model: keras.Model, function: Any, sample: Any) -> tuple[Arrays | No
     if sample is not None:
         inputs = _sampled(function, sample)
         try:
-            return inputs, _run(model, function, inputs)
+            return inputs, _run(model, inputs)
         except Exception as error:
             raise ValueError(
                 "Invalid value for argument `sample`. Expected a batch of inputs that the model "
@@ -95,7 +101,7 @@ def _inputs(model: keras.Model, function: Any, sample: Any) -> tuple[Arrays | No
                 continue
             inputs = random_arrays(function, specs, SAMPLES, unknown, limit)
             try:
-                return inputs, _run(model, function, inputs)
+                return inputs, _run(model, inputs)
             except Exception as error:  # whatever the model makes of inputs that do not suit it
                 reason = f"calling it on random inputs raised {type(error).__name__}: {error}"
     warn(
@@ -129,19 +135,15 @@ def _sampled(function: Any, sample: Any) -> Arrays:
     return arrays
 
 
-def _run(model: keras.Model, function: Any, inputs: Arrays) -> Arrays:
+def _run(model: keras.Model, inputs: Arrays) -> Arrays:
     """The flat outputs of a model, which stays as it is.
 
     Args:
         model: the model to call.
-        function: its functional graph, for the structure of the inputs.
         inputs: the flat inputs.
     """
-    structure = tree.pack_sequence_as(function._inputs_struct, _tensors(inputs))
-    several = not has_graph(model) and len(model._build_shapes_dict) > 1
     with keras.StatelessScope():
-        outputs = model(*structure, training=False) if several else model(structure, training=False)
-        return _arrays(outputs)
+        return _arrays(call_on(model, _tensors(inputs)))
 
 
 def _judge(models: tuple[keras.Model, keras.Model], inputs: Arrays) -> str | None:
@@ -196,7 +198,8 @@ def _follow(function: Any, inputs: Sequence[Any]) -> list[Any]:
 def _result(operation: Any, args: tuple, kwargs: dict) -> list[Any]:
     """The flat outputs of a call in inference."""
     if isinstance(operation, keras.Model) and has_graph(operation):
-        return _follow(as_function(operation), tree.flatten(args[0] if args else kwargs["inputs"]))
+        function = as_function(operation)
+        return _follow(function, ranked_inputs(function, args, kwargs))
     if "training" in getattr(operation, "call_signature_parameters", ()):
         kwargs = {"training": False, **kwargs}
     return tree.flatten(operation(*args, **kwargs))
@@ -236,7 +239,8 @@ def _differing(
             if _difference([one], [two]) > TOLERANCE:
                 inner = None
                 if isinstance(node.operation, keras.Model) and has_graph(node.operation):
-                    parts = (tree.flatten(x[0] or list(x[1].values())) for x in (before, after))
+                    graphs = (as_function(x) for x in (node.operation, operation))
+                    parts = map(ranked_inputs, graphs, *zip(before, after, strict=True))
                     inner = _differing(builder, as_function(node.operation), *parts)
                 return inner or f"{type(node.operation).__name__} '{node.operation.name}'"
         old.update(zip(map(id, node.outputs), outputs, strict=True))

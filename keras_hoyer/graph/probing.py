@@ -1,7 +1,7 @@
 """What can be known of a function by running it: whether it works on each element alone."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -68,7 +68,7 @@ def function_key(operation: Any, arguments: Any) -> tuple:
     return (type(operation), repr(config), repr(arguments))
 
 
-def sample(x: Tensor, dtype: str, rng: np.random.Generator) -> Any:
+def _sample(x: Tensor, dtype: str, rng: np.random.Generator) -> Any:
     """Random values for a tensor, its constants where it has them."""
     shape = [n or 2 for n in x.shape]
     if dtype == "bool":
@@ -81,6 +81,57 @@ def sample(x: Tensor, dtype: str, rng: np.random.Generator) -> Any:
             known = ~np.isnan(axis.constants)
             np.moveaxis(values, index, -1)[..., known] = axis.constants[known]
     return ops.convert_to_tensor(values, dtype=dtype)
+
+
+def probed_constants(
+    operation: Any, written: Any, args: tuple, kwargs: dict, outputs: Sequence[Tensor]
+) -> list[Tensor]:
+    """Finds by running a layer which channels stay constant under a rule that does not say so.
+
+    Args:
+        operation: the layer, or None if constants are not followed.
+        written: the arguments as they were written, or None if these are not known.
+        args: the arguments, with a `Tensor` for each tensor.
+        kwargs: the same by name.
+        outputs: what the rule returned.
+    """
+    given = tree.flatten((args, kwargs))
+    references = [None] * len(given)
+    if written is not None:
+        references = tree.flatten((written.args, written.kwargs))
+    dtypes = [getattr(reference, "dtype", "float32") for reference in references]
+    constant = {
+        label
+        for x in given
+        if isinstance(x, Tensor)
+        for axis in x.labelled
+        for label in axis.labels[~np.isnan(axis.constants)]
+    }
+    draws = []
+    if operation is not None and constant:
+        for seed in range(3):
+            rng = np.random.default_rng(seed)
+            drawn = [
+                _sample(x, dtype, rng) if isinstance(x, Tensor) else x
+                for x, dtype in zip(given, dtypes, strict=True)
+            ]
+            drawn_args, drawn_kwargs = tree.pack_sequence_as((args, kwargs), drawn)
+            results = operation(*drawn_args, **drawn_kwargs)
+            draws.append([ops.convert_to_numpy(y) for y in tree.flatten(results)])
+    labels = list(constant)
+    probed = []
+    for number, x in enumerate(outputs):
+        axes = []
+        for index, axis in enumerate(x.axes):
+            values = np.nan
+            if axis is not None and draws:
+                rows = [np.moveaxis(d[number], index, 0).reshape(len(axis), -1) for d in draws]
+                rows = np.concatenate(rows, axis=1)
+                still = (np.ptp(rows, axis=1) == 0) & np.isin(axis.labels, labels)
+                values = np.where(still, rows[:, 0], np.nan)
+            axes.append(axis if axis is None else axis.having(values))
+        probed.append(Tensor(x.shape, axes))
+    return probed
 
 
 def _pairs(x: Tensor) -> Iterator[tuple]:

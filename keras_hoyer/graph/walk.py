@@ -22,8 +22,20 @@ from keras import ops, tree
 from keras_hoyer._keras import input_structure
 from keras_hoyer.graph.arguments import accepted, for_rule
 from keras_hoyer.graph.axes import FROZEN, Axis, Read, Tensor, WeightAxes
-from keras_hoyer.graph.opening import as_function, has_graph, nested_inputs, nodes_in_order
-from keras_hoyer.graph.probing import function_key, probe_shape, sample, works_on_each_element
+from keras_hoyer.graph.labels import Labels
+from keras_hoyer.graph.opening import (
+    as_function,
+    has_graph,
+    nested_inputs,
+    nodes_in_order,
+    ranked_inputs,
+)
+from keras_hoyer.graph.probing import (
+    function_key,
+    probe_shape,
+    probed_constants,
+    works_on_each_element,
+)
 from keras_hoyer.graph.registry import find_rule
 from keras_hoyer.graph.sharing import held_variables, sharing_layers
 
@@ -53,7 +65,7 @@ class ChannelGraph:
         self.axes: list[Axis] = []
         self.tensors: dict[int, Tensor] = {}
         self.without_rule: list[str] = []
-        self._parents = [FROZEN]
+        self._labels = Labels()
         self._fresh: dict[tuple[int, str], Axis] = {}
         self._resizes: dict[int, Callable[[Size], dict]] = {}
         self._rewrites: dict[int, Callable] = {}
@@ -72,7 +84,7 @@ class ChannelGraph:
         for variable in [v for group in self.sharing for x in group for v in held_variables(x)]:
             if id(variable) in self.weights:
                 self.freeze(*self.weights[id(variable)].axes)  # others use it in their own way
-        self.roots = np.array([self._find(label) for label in range(len(self._parents))])
+        self.roots = self._labels.roots()
         if self.without_rule:
             warnings.warn(
                 f"keras_hoyer has no rule for {', '.join(self.without_rule)}: all channels that "
@@ -97,9 +109,7 @@ class ChannelGraph:
         """
         key = (id(layer), name)
         if key not in self._fresh:
-            start = len(self._parents)
-            self._parents.extend(range(start, start + size))
-            self._fresh[key] = Axis(np.arange(start, start + size), np.full(size, np.nan))
+            self._fresh[key] = Axis(self._labels.new(size), np.full(size, np.nan))
             if not optional:
                 self.axes.append(self._fresh[key])
         return self._fresh[key]
@@ -121,19 +131,19 @@ class ChannelGraph:
         first = labelled[0]
         for other in labelled[1:]:
             if other.labels is not first.labels:
-                self._union(first.labels, other.labels)
+                self._labels.union(first.labels, other.labels)
         return first.having(np.nan)
 
     def freeze(self, *axes: Axis | None) -> None:
         """Says that no channel of these axes may be removed."""
         for axis in axes:
             if axis is not None:
-                self._union(axis.labels, np.zeros_like(axis.labels))
+                self._labels.union(axis.labels, np.zeros_like(axis.labels))
 
     def merge(self, axis: Axis, groups: np.ndarray) -> None:
         """Joins all channels of an axis that have the same number in `groups`."""
         _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-        self._union(axis.labels, axis.labels[first[inverse]])
+        self._labels.union(axis.labels, axis.labels[first[inverse]])
 
     def weight(
         self,
@@ -257,31 +267,47 @@ class ChannelGraph:
         """The outputs of one call of a layer or operation."""
         given = self._given = _tensors((args, kwargs))
         if isinstance(operation, keras.Model) and has_graph(operation):
-            function = as_function(operation)
-            inputs, rest = nested_inputs(function, args, kwargs)
-            self.freeze(*(axis for x in _tensors(rest) for axis in x.axes))
-            if any(x and x.rank != len(y.shape) for x, y in zip(inputs, function.inputs)):
-                self.rewrite(partial(_with_ranks, function))
-            return self.walk(function, inputs)
+            return self._nested(as_function(operation), args, kwargs)
         rule, follows = find_rule(operation)
         if rule is not None and not _is_adapted(operation):
-            taken = for_rule(operation, rule, args, kwargs)
-            self._freeze_masks({**taken.unnamed, **taken.refused}, given)
-            unknown = [name for name, x in taken.refused.items() if _tensors(x)]
-            unknown = [name for name in unknown if "mask" not in name]
-            if unknown:
-                return self.opaque(operation, given, f" (its rule takes no `{unknown[0]}`)")
-            if follows:
-                return rule(self, operation, *taken.args, **taken.kwargs)
-            labelled = tree.map_structure(_all_labelled, (taken.args, taken.kwargs))
-            outputs = tree.flatten(rule(self, operation, *labelled[0], **labelled[1]))
-            self._check_outputs(self._node, outputs)
-            return self._with_probed_constants(operation, args, kwargs, outputs)
+            return self._ruled(operation, rule, follows, args, kwargs)
         if not any(x.labelled for x in given):
             return [Tensor(x.shape) for x in self._node.outputs]
         if len(given) == 1 and self.is_pointwise(operation, given[0], args, kwargs):
             return self.pointwise(given[0], _of_its_tensor(operation, args, kwargs))
         return self.opaque(operation, given)
+
+    def _nested(self, function: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+        """The outputs of a model in the model."""
+        inputs, rest = nested_inputs(function, args, kwargs)
+        self.freeze(*(axis for x in _tensors(rest) for axis in x.axes))
+        pairs = zip(inputs, function.inputs, strict=True)
+        if any(x is not None and x.rank != len(y.shape) for x, y in pairs):
+            self.rewrite(partial(_with_ranks, function))
+        outputs = self.walk(function, inputs)
+        if [x.rank for x in outputs] == [len(x.shape) for x in self._node.outputs]:
+            return outputs
+        # Keras is mistaken in the shapes where a model changes the rank of its inputs.
+        self.freeze(*(axis for x in outputs for axis in x.axes))
+        return [Tensor(x.shape) for x in self._node.outputs]
+
+    def _ruled(
+        self, operation: Any, rule: Callable, follows: bool, args: tuple, kwargs: dict
+    ) -> Any:
+        """The outputs of a call, by a rule that may follow constants."""
+        given = self._given
+        taken = for_rule(operation, rule, args, kwargs)
+        for name, value in taken.refused.items():
+            if "mask" not in name and _tensors(value):
+                return self.opaque(operation, given, f" (its rule takes no `{name}`)")
+        self._freeze_masks({**taken.unnamed, **taken.refused}, given)
+        if follows:
+            return rule(self, operation, *taken.args, **taken.kwargs)
+        labelled = tree.map_structure(_all_labelled, (taken.args, taken.kwargs))
+        outputs = tree.flatten(rule(self, operation, *labelled[0], **labelled[1]))
+        self._check_outputs(self._node, outputs)
+        call = operation if self.values else None
+        return probed_constants(call, self._node.arguments, args, kwargs, outputs)
 
     def inside(self, layer: Any, *args: Any) -> Any:
         """The outputs of a layer that the present one wraps, called on tensors."""
@@ -306,7 +332,7 @@ class ChannelGraph:
         # What a rule did not name of the call is touched as well.
         inputs = [x for x in (*inputs, *self._given) if isinstance(x, Tensor)]
         labels = [axis.labels for x in inputs for axis in x.labelled]
-        if any(self._find(label) != FROZEN for array in labels for label in array):
+        if any(self._labels.find(label) != FROZEN for array in labels for label in array):
             title = _title(operation) + why
             if title not in self.without_rule:
                 self.without_rule.append(title)
@@ -410,47 +436,6 @@ class ChannelGraph:
             for x in given:
                 self.freeze(*x.axes[: mask.rank])
 
-    def _with_probed_constants(
-        self, operation: Any, args: tuple, kwargs: dict, outputs: list[Tensor]
-    ) -> list[Tensor]:
-        """Finds by running the layer which channels stay constant under a user's rule."""
-        given = tree.flatten((args, kwargs))
-        node = self._node.arguments
-        references = [None] * len(given) if node is None else tree.flatten((node.args, node.kwargs))
-        dtypes = [getattr(reference, "dtype", "float32") for reference in references]
-        inputs = [x for x in given if isinstance(x, Tensor)]
-        constant = {
-            label
-            for x in inputs
-            for axis in x.labelled
-            for label in axis.labels[~np.isnan(axis.constants)]
-        }
-        draws = []
-        if self.values and constant:
-            for seed in range(3):
-                rng = np.random.default_rng(seed)
-                drawn = [
-                    sample(x, dtype, rng) if isinstance(x, Tensor) else x
-                    for x, dtype in zip(given, dtypes, strict=True)
-                ]
-                drawn_args, drawn_kwargs = tree.pack_sequence_as((args, kwargs), drawn)
-                results = operation(*drawn_args, **drawn_kwargs)
-                draws.append([ops.convert_to_numpy(y) for y in tree.flatten(results)])
-        labels = list(constant)
-        probed = []
-        for number, x in enumerate(outputs):
-            axes = []
-            for index, axis in enumerate(x.axes):
-                values = np.nan
-                if axis is not None and draws:
-                    rows = [np.moveaxis(d[number], index, 0).reshape(len(axis), -1) for d in draws]
-                    rows = np.concatenate(rows, axis=1)
-                    still = (np.ptp(rows, axis=1) == 0) & np.isin(axis.labels, labels)
-                    values = np.where(still, rows[:, 0], np.nan)
-                axes.append(axis if axis is None else axis.having(values))
-            probed.append(Tensor(x.shape, axes))
-        return probed
-
     def _check_outputs(self, node: Any, outputs: list) -> None:
         expected = [tuple(x.shape) for x in node.outputs]
         found = [_sizes(x) if isinstance(x, Tensor) else x for x in outputs]
@@ -466,21 +451,6 @@ class ChannelGraph:
                 f"Expected: {expected}, the shapes that the operation returns. Correct the rule."
             )
 
-    def _find(self, label: int) -> int:
-        parents = self._parents
-        root = label
-        while parents[root] != root:
-            root = parents[root]
-        while parents[label] != root:
-            parents[label], label = root, parents[label]
-        return root
-
-    def _union(self, left: np.ndarray, right: np.ndarray) -> None:
-        for one, two in zip(left.tolist(), right.tolist(), strict=True):
-            # The smaller label wins, so that frozen stays frozen.
-            low, high = sorted((self._find(one), self._find(two)))
-            self._parents[high] = low
-
 
 def _sizes(x: Tensor) -> tuple[int | None, ...]:
     return tuple(n if a is None else len(a) for n, a in zip(x.shape, x.axes, strict=True))
@@ -491,12 +461,7 @@ def _with_ranks(function: Any, size: Size, args: tuple, kwargs: dict) -> tuple[t
 
     Keras does not count on it when it works out the shapes inside.
     """
-    inputs, _ = nested_inputs(function, args, kwargs)
-    for index, (x, reference) in enumerate(zip(inputs, function.inputs, strict=True)):
-        if x is not None and len(x.shape) < len(reference.shape):
-            inputs[index] = ops.expand_dims(x, -1)
-        elif x is not None and len(x.shape) > len(reference.shape):
-            inputs[index] = ops.squeeze(x, -1)
+    inputs = ranked_inputs(function, args, kwargs)
     kwargs = {name: value for name, value in kwargs.items() if name != "inputs"}
     return (tree.pack_sequence_as(input_structure(function), inputs), *args[1:]), kwargs
 

@@ -1,5 +1,6 @@
 """What is left of a model: counts, measures and zero channels, as data and as a table."""
 
+import math
 from dataclasses import asdict, dataclass
 
 import keras
@@ -140,7 +141,7 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
         nonzero,
         sparsity,
         kernels,
-        parameters=model.count_params(),
+        parameters=sum(math.prod(weight.shape) for weight in model.weights),
         flops=None if uses is None else sum(kernel.flops for kernel in kernels),
         flops_left=None if uses is None else sum(kernel.flops_left for kernel in kernels),
     )

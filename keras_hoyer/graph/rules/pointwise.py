@@ -44,9 +44,7 @@ def _layer_scale(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     return x.replace(-1, axis)
 
 
-@rule(
-    layers.ActivityRegularization, layers.Identity, *existing(core_ops, "StopGradient", "Cast")
-)
+@rule(layers.ActivityRegularization, layers.Identity, *existing(core_ops, "StopGradient", "Cast"))
 def _unchanged(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     return x
 

@@ -30,7 +30,9 @@ def _recurrent(
     for state in tree.flatten(layer.states or ()) if layer.stateful else ():
         graph.weight(state, (None, out), state=True)
     graph.resize(layer, lambda size: {"units": size(out)})
-    if any(graph.mixes(getattr(cell, name, None)) for name in ("activation", "recurrent_activation")):
+    if any(
+        graph.mixes(getattr(cell, name, None)) for name in ("activation", "recurrent_activation")
+    ):
         graph.freeze(out)
     kernel = graph.value(cell.kernel)
     if kernel is not None:
