@@ -198,7 +198,7 @@ def _result(operation: Any, args: tuple, kwargs: dict) -> list[Any]:
     if isinstance(operation, keras.Model) and has_graph(operation):
         return _follow(as_function(operation), tree.flatten(args[0] if args else kwargs["inputs"]))
     if "training" in getattr(operation, "call_signature_parameters", ()):
-        kwargs = {"training": False, **kwargs}
+        kwargs = {**kwargs, "training": False}
     return tree.flatten(operation(*args, **kwargs))
 
 
