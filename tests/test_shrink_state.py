@@ -85,7 +85,7 @@ def test_a_layer_without_config_is_copied(make):
     assert copy is not layer
     assert copy.extra == {"note": [1, 2]}
     assert copy.extra is not layer.extra
-    assert [w.path for w in copy.weights] == [w.path for w in layer.weights]
+    assert [w.name for w in copy.weights] == [w.name for w in layer.weights]
     assert not {id(v) for v in copy.variables} & {id(v) for v in layer.variables}
     small.compile(keras.optimizers.SGD(0.5), "mse")
     x = np.random.default_rng(0).normal(size=(8, 6)).astype("float32")

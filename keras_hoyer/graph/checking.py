@@ -201,7 +201,7 @@ def _result(operation: Any, args: tuple, kwargs: dict) -> list[Any]:
         function = as_function(operation)
         return _follow(function, ranked_inputs(function, args, kwargs))
     if "training" in getattr(operation, "call_signature_parameters", ()):
-        kwargs = {"training": False, **kwargs}
+        kwargs = {**kwargs, "training": False}
     return tree.flatten(operation(*args, **kwargs))
 
 

@@ -1,5 +1,6 @@
 """Which layers hold a variable together, as a tied head and its embedding do."""
 
+import dis
 import types
 from collections.abc import Iterable, Iterator
 from typing import Any
@@ -62,8 +63,15 @@ def global_state(function: Any) -> list[Any]:
 
 
 def _global_values(function: types.FunctionType) -> list[Any]:
-    names = function.__code__.co_names
-    return [function.__globals__[name] for name in names if name in function.__globals__]
+    known = function.__globals__
+    return [known[name] for name in _global_names(function.__code__) if name in known]
+
+
+def _global_names(code: types.CodeType) -> set[str]:
+    """The globals that a piece of code or the functions inside it load."""
+    names = {i.argval for i in dis.get_instructions(code) if i.opname == "LOAD_GLOBAL"}
+    inner = (constant for constant in code.co_consts if isinstance(constant, types.CodeType))
+    return names.union(*map(_global_names, inner))
 
 
 def _state(values: Iterable[Any], seen: set[int]) -> list[Any]:
