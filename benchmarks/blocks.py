@@ -19,7 +19,8 @@ from pathlib import Path
 import numpy as np
 from latency import accuracy, compare_latencies
 from machine import describe_machine
-from mnist import EPOCHS, KERNELS, Pipeline, Run
+from mnist import KERNELS, Pipeline
+from plans import EPOCHS, Run
 
 import keras_hoyer as kh
 

@@ -1,8 +1,7 @@
 """The paper's MNIST tables: LeNet-300-100 and LeNet-5, a line of JSON for each run.
 
-    KERAS_BACKEND=jax python benchmarks/mnist.py --quick
-    KERAS_BACKEND=jax python benchmarks/mnist.py --net 300-100 --data mnist.npz --seeds 0 1 2
-    python benchmarks/mnist.py --net lenet-5 --method gradual --penalty L1 --factor 2e-5 5e-5
+    KERAS_BACKEND=jax python benchmarks/mnist.py
+    KERAS_BACKEND=jax python benchmarks/mnist.py --plan tables --net 300-100 --data mnist.npz
 
 A run trains densely, then with a penalty, cuts, and fine-tunes with the zeros kept. Its line is
 appended to the results as soon as it is done, and a run that has a line is not done again: stop and
@@ -31,12 +30,12 @@ import dataclasses
 import itertools
 import json
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import keras
 import numpy as np
 from machine import describe_machine
+from plans import PLANS, Run
 from runs import append, done_before
 
 import keras_hoyer as kh
@@ -53,43 +52,6 @@ BLOCK = kh.patterns.Block((4, 1))
 DECAYED = ("once", "threshold")
 # What group penalties take for a group, by method.
 GROUPS = {"structured": {"axis": (-2, -1)}, "blocks": {"pattern": BLOCK}, "channels": {}}
-
-
-@dataclasses.dataclass(frozen=True)
-class Run:
-    """One run: all that its result depends on, the machine and the versions aside.
-
-    Attributes:
-        net: `"300-100"` or `"lenet-5"`.
-        protocol: `"ours"` or `"paper"`.
-        method: `"dense"`, `"paper"`, `"once"`, `"threshold"`, `"gradual"`, `"blocks"`, `"budget"`,
-            `"structured"` or `"channels"`.
-        penalty: Name of a penalty of `keras_hoyer`, `"L1"` or `"none"`.
-        factor: The penalty's factor.
-        amount: How much goes: the ratio of the threshold (`paper`), the number of weights to keep
-            (`once`, `threshold`, `gradual`, `blocks`), the budget of validation accuracy (`budget`)
-            or the share of the multiply-adds to keep (`channels`, `structured`).
-        seed: Of initial weights and order of images.
-        dropout: Whether the dense model is trained with dropout.
-        weight_decay: What `AdamL2` adds of the kernels, after dense training.
-        epochs: Epochs of dense training, sparse training, gradual cutting, and fine-tuning.
-        teacher: What is learnt after dense training: `"labels"`, or the outputs of the `"dense"`
-            model.
-        shifts: Whether the dense model also labels the images shifted by a pixel each way.
-    """
-
-    net: str
-    protocol: str
-    method: str
-    penalty: str = "none"
-    factor: float = 0.0
-    amount: float = 0.0
-    seed: int = 0
-    epochs: tuple[int, int, int, int] = (30, 30, 80, 30)
-    teacher: str = "dense"
-    shifts: bool = True
-    dropout: bool = True
-    weight_decay: float = 0.0
 
 
 def load_data(file: Path | None, net: str, protocol: str) -> tuple:
@@ -423,134 +385,28 @@ def flops(net: str, widths: list[int]) -> int:
     return 24**2 * 25 * first + 8**2 * 25 * first * second + flat * hidden + hidden * 10
 
 
-# Shares of the multiply-adds: the paper's, and what to strive for.
-SHARES = {"300-100": (0.062, 0.04), "lenet-5": (0.074, 0.029)}
-# Hoyer-Square's, L1's and transformed L1's did best on LeNet-300-100's held-out images, the others
-# have gradients of that size: `--factor` sweeps them.
-FACTORS = {
-    "none": 0.0,
-    "L1": 5e-5,
-    "TransformedL1": 5e-5,
-    "Hoyer": 4e-3,
-    "HoyerSquare": 1e-4,
-    "GroupLasso": 3e-4,
-    "GroupHoyerSquare": 3e-4,
-}
-# With one cut: factor, and threshold as a share of each kernel's standard deviation.
-ONE_CUT = {
-    "HoyerSquare": (1e-4, 0.1),
-    "L1": (1e-4, 0.8),
-    "none": (0.0, 2.0),
-    "Hoyer": (4e-3, 0.1),
-    "TransformedL1": (5e-5, 0.8),
-}
-# Dense, sparse, cutting, fine-tuning; LeNet-5 takes an order of magnitude longer.
-EPOCHS = {"300-100": (30, 30, 80, 30), "lenet-5": (15, 15, 20, 30)}
-# One cut needs none for cutting, and the penalty more.
-ONE_CUT_EPOCHS = {"300-100": (30, 90, 0, 30), "lenet-5": (15, 45, 0, 15)}
-# Nor does it after sparse training that decays.
-DECAYED_EPOCHS = {"300-100": (30, 60, 0, 20), "lenet-5": (15, 20, 0, 15)}
-QUICK_EPOCHS = {"300-100": (6, 12, 16, 12), "lenet-5": (2, 3, 4, 3)}
-QUICK_ONE_CUT_EPOCHS = {"300-100": (6, 36, 0, 12), "lenet-5": (2, 9, 0, 3)}
-QUICK_DECAYED_EPOCHS = {"300-100": (6, 18, 0, 8), "lenet-5": (2, 5, 0, 3)}
-KEEP = {"300-100": (9260, 4630, 3330, 2315), "lenet-5": (7000, 3500, 2150, 1400)}
-
-
-def plan(net: str, protocol: str, seeds: list[int], quick: bool) -> Iterator[Run]:
-    """The runs behind the tables of one net, the most telling ones first."""
-    epochs = (QUICK_EPOCHS if quick else EPOCHS)[net]
-    keeps = KEEP[net][1:2] if quick else KEEP[net]
-    for seed in seeds:
-        base = Run(net, protocol, "dense", seed=seed, epochs=epochs)
-        yield base
-        penalties = ["HoyerSquare", "L1", "none", "Hoyer", "TransformedL1"]
-        for penalty in penalties[:2] if quick else penalties:
-            for keep in keeps:
-                yield dataclasses.replace(
-                    base, method="gradual", penalty=penalty, factor=FACTORS[penalty], amount=keep
-                )
-        for method, penalty in itertools.product(DECAYED, penalties[: 1 if quick else None]):
-            for keep in keeps:
-                yield dataclasses.replace(
-                    base,
-                    method=method,
-                    penalty=penalty,
-                    factor=FACTORS[penalty],
-                    amount=keep,
-                    epochs=(QUICK_DECAYED_EPOCHS if quick else DECAYED_EPOCHS)[net],
-                )
-        for penalty, (factor, ratio) in itertools.islice(ONE_CUT.items(), 1 if quick else None):
-            yield dataclasses.replace(
-                base,
-                method="paper",
-                penalty=penalty,
-                factor=factor,
-                amount=ratio,
-                epochs=(QUICK_ONE_CUT_EPOCHS if quick else ONE_CUT_EPOCHS)[net],
-                teacher="labels",
-                shifts=False,
-                dropout=False,
-            )
-        if protocol == "ours":
-            # The budget is of validation accuracy, which the other protocol has none of.
-            for penalty in penalties[: 1 if quick else 2]:
-                yield dataclasses.replace(
-                    base, method="budget", penalty=penalty, factor=FACTORS[penalty], amount=0.002
-                )
-        method = "channels" if net == "lenet-5" else "structured"
-        groups = itertools.product(("GroupHoyerSquare", "GroupLasso"), SHARES[net])
-        for penalty, share in itertools.islice(groups, 1 if quick else None):
-            yield dataclasses.replace(
-                base,
-                method=method,
-                penalty=penalty,
-                factor=FACTORS[penalty],
-                amount=share,
-                weight_decay=2e-4,
-            )
-
-
 def main() -> None:
-    """Runs what has no line yet."""
+    """Makes the runs of a plan that have no line yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="few epochs: under 10 minutes a net")
-    parser.add_argument("--net", choices=sorted(KERNELS), default="300-100")
-    parser.add_argument("--protocol", choices=["ours", "paper"], default="ours")
-    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--method", nargs="+", help="only these methods")
-    parser.add_argument("--penalty", nargs="+", help="only these penalties")
-    parser.add_argument("--factor", type=float, nargs="+", help="these instead of the chosen one")
-    parser.add_argument("--amount", type=float, nargs="+", help="these instead of the plan's")
-    parser.add_argument("--weight-decay", type=float, help="this instead of the plan's")
+    parser.add_argument("--plan", choices=list(PLANS), default="quick")
+    parser.add_argument("--net", choices=sorted(KERNELS), help="only this net; default: both")
     parser.add_argument("--data", type=Path, help="an mnist.npz; default: keras.datasets.mnist")
     folder = Path(__file__).parent
-    parser.add_argument("--results", type=Path, default=folder / "results" / "mnist.jsonl")
+    parser.add_argument(
+        "--results", type=Path, help="default: results/mnist.jsonl, or out/ (quick)"
+    )
     parser.add_argument("--cache", type=Path, default=folder.parent / "out" / "mnist")
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
-    runs = plan(arguments.net, arguments.protocol, arguments.seeds, arguments.quick)
-    for run in runs:
-        unwanted = (arguments.method and run.method not in arguments.method) or (
-            arguments.penalty and run.penalty not in arguments.penalty
-        )
-        if unwanted:
-            continue
-        for factor, amount in itertools.product(
-            arguments.factor or [run.factor], arguments.amount or [run.amount]
-        ):
-            chosen = run
-            if run.method != "dense":
-                decay = arguments.weight_decay
-                chosen = dataclasses.replace(
-                    run,
-                    factor=factor,
-                    amount=amount,
-                    weight_decay=run.weight_decay if decay is None else decay,
-                )
-            if chosen not in done_before(arguments.results, Run):
-                line = Pipeline(chosen, arguments.data, arguments.cache).result()
-                append(arguments.results, line)
-                print(json.dumps(line), flush=True)
+    # Quick runs show that all works, and have no place among the figures.
+    quick = arguments.plan == "quick"
+    place = arguments.cache.parent / "quick.jsonl" if quick else folder / "results" / "mnist.jsonl"
+    results = arguments.results or place
+    for run in PLANS[arguments.plan].runs:
+        if arguments.net in (None, run.net) and run not in done_before(results, Run):
+            line = Pipeline(run, arguments.data, arguments.cache).result()
+            append(results, {"plan": arguments.plan, **line})
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -5,6 +5,7 @@ Nothing else touches a private name, so that a new Keras breaks this file with a
 
 import contextlib
 import functools
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -29,6 +30,20 @@ def trusting() -> contextlib.AbstractContextManager[Any]:
     from keras.src.saving.serialization_lib import SafeModeScope  # noqa: PLC0415
 
     return SafeModeScope(safe_mode=False)
+
+
+def running_callbacks() -> list[keras.callbacks.Callback] | None:
+    """The callbacks of the `fit` that is calling, in their order; `None` outside of one.
+
+    A callback is not told of the others, but the list that calls it stands further up the stack.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        caller = frame.f_locals.get("self")
+        if isinstance(caller, keras.callbacks.CallbackList):
+            return caller.callbacks
+        frame = frame.f_back
+    return None
 
 
 def context_arguments(operation: Any) -> set[str]:

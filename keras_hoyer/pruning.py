@@ -6,11 +6,13 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_hoyer.collapse import warn_of_collapse
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.masks import apply_masks, known_mask
 from keras_hoyer.patterns import Pattern, Unstructured, check_pattern
 from keras_hoyer.reports import Report, report
-from keras_hoyer.units import ChannelUnits, FlopsLeft, Units, find_units
+from keras_hoyer.targets import warn_of_limits
+from keras_hoyer.units import ModelUnits, Units, find_units
 from keras_hoyer.weights import LayerSelection, Weight
 
 
@@ -68,16 +70,29 @@ def check_choices(criterion: Criterion, pattern: Pattern) -> None:
 
 
 def cut(
-    model: keras.Model, units: Sequence[Units], criterion: Criterion, progress: float = 1.0
+    model: keras.Model,
+    units: ModelUnits,
+    criterion: Criterion,
+    progress: float = 1.0,
+    tentative: bool = False,
 ) -> None:
-    """Cuts `progress` of the way to the criterion, and masks what is zero from then on."""
+    """Cuts `progress` of the way to the criterion, and masks what is zero from then on.
+
+    Args:
+        model: A built Keras model.
+        units: The units of a pattern in it.
+        criterion: How much.
+        progress: Part of the way to go, from 0 to 1.
+        tentative: Whether the cut is taken back if it turns out too deep.
+    """
     scores = [entry.score() for entry in units]
-    flops = FlopsLeft(model, units) if isinstance(units[0], ChannelUnits) else None
-    keep = criterion.keep(scores, progress, flops)
+    keep = criterion.keep(scores, progress, units.flops)
     keep = [
         entry.restrict(kept, scored.values)
         for entry, kept, scored in zip(units, keep, scores, strict=True)
     ]
+    if progress >= 1 and not tentative:
+        warn_of_collapse(units, scores, keep)
     del scores
     masks: dict[Weight, np.ndarray] = {}
     for entry, kept in zip(units, keep, strict=True):
@@ -92,6 +107,7 @@ def cut(
             "A smaller threshold or target keeps some, as does `scope='layer'`.",
             stacklevel=3,
         )
+    warn_of_limits(criterion, progress, units, keep, masks)
     apply_masks(model, masks)
 
 

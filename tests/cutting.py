@@ -22,7 +22,7 @@ def randomize(model, seed=0):
             continue
         if "variance" in variable.name or variable.name in ("gamma", "scale"):
             variable.assign(rng.uniform(0.5, 1.5, shape))
-        elif len(shape) == 1 or "bias" in variable.name:
+        elif len(shape) < 2 or "bias" in variable.name:
             variable.assign(rng.normal(scale=0.3, size=shape))
         else:
             fan_in = np.prod(shape) / shape[-1]

@@ -194,7 +194,6 @@ def test_fit_finds_the_weights_that_matter_and_fine_tuning_keeps_the_zeros():
         ("budget", float("nan")),
         ("budget", "1%"),
         ("baseline", float("inf")),
-        ("baseline", None),
         ("mode", "best"),
         ("begin", -1),
         ("begin", 1.5),
@@ -210,6 +209,122 @@ def test_fit_finds_the_weights_that_matter_and_fine_tuning_keeps_the_zeros():
 def test_wrong_arguments_are_refused_before_training(name, value):
     with pytest.raises(ValueError, match=f"Invalid value for argument `{name}`"):
         kh.callbacks.BudgetPruning(**{"budget": 0.01, "baseline": 0.9, name: value})
+
+
+def test_a_first_cut_before_the_first_epoch_needs_a_baseline():
+    with pytest.raises(ValueError, match="Invalid value for argument `baseline`"):
+        kh.callbacks.BudgetPruning(0.01, begin=0)
+
+
+def test_without_a_number_cuts_begin_when_the_metric_has_levelled_off():
+    callback = start(make_model(), 0.01, patience=2, step=0.5)
+    values = [0.5, 0.8, 0.9, 0.895, 0.89, 0.9, 0.9]
+    assert play(callback, values) == [100, 100, 100, 100, 100, 50, 25]
+
+
+def test_a_model_that_is_still_learning_when_fit_ends_is_not_cut_and_it_is_said():
+    callback = start(make_model(), 0.01, patience=2)
+    play(callback, [0.5, 0.6, 0.7])
+    with pytest.warns(UserWarning, match="ended before the first cut"):
+        callback.on_train_end()
+
+
+def test_a_first_cut_after_the_last_epoch_is_said_at_the_start():
+    model = make_model()
+    model.compile("sgd", "mse")
+    cut = kh.callbacks.BudgetPruning(0.1, begin=5, monitor="loss")
+    with pytest.warns(UserWarning, match="Nothing will be pruned"):
+        model.fit(np.ones((4, 100)), np.ones((4, 1)), epochs=2, verbose=0, callbacks=[cut])
+
+
+def test_points_in_place_of_shares_are_refused_or_said():
+    with pytest.raises(ValueError, match=r"20 points are 0\.2"):
+        kh.callbacks.BudgetPruning(20)
+    with pytest.warns(UserWarning, match=r"`budget=0\.002`"):
+        kh.callbacks.BudgetPruning(0.2)
+    kh.callbacks.BudgetPruning(20, baseline=97.5)  # a metric in percent
+    kh.callbacks.BudgetPruning(20, monitor="val_loss")
+
+
+def test_a_metric_of_unknown_direction_needs_a_mode():
+    with pytest.raises(ValueError, match=r"argument `mode`.*`val_quality`"):
+        kh.callbacks.BudgetPruning(0.1, monitor="val_quality")
+    assert kh.callbacks.BudgetPruning(0.1, monitor="val_mse").mode == "min"
+
+
+def make_trained(seed=1):
+    keras.utils.set_random_seed(seed)
+    model = keras.Sequential([keras.Input((16,)), keras.layers.Dense(4)])
+    kh.regularize(model, kh.HoyerSquare(1e-3))
+    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+    model.compile(keras.optimizers.Adam(0.05), loss, metrics=["accuracy"], jit_compile=False)
+    return model
+
+
+RNG = np.random.default_rng(0)
+INPUTS = RNG.normal(size=(128, 16)).astype("float32")
+LABELS = (INPUTS @ RNG.normal(size=(16, 4))).argmax(1)
+
+
+class Stop(keras.callbacks.Callback):
+    def __init__(self, epoch):
+        super().__init__()
+        self.epoch = epoch
+
+    def on_epoch_begin(self, epoch, logs=None):
+        if epoch == self.epoch:
+            raise KeyboardInterrupt
+
+
+def fit_within_budget(folder, stop=None, **options):
+    model = make_trained()
+    options = {"baseline": 0.9, "begin": 3, "step": 0.5, "patience": 3, "min_step": 0.1, **options}
+    cut = kh.callbacks.BudgetPruning(0.05, **options)
+    callbacks = [keras.callbacks.BackupAndRestore(folder), cut]
+    history = model.fit(
+        INPUTS,
+        LABELS,
+        batch_size=64,
+        shuffle=False,
+        epochs=25,
+        verbose=0,
+        validation_data=(INPUTS, LABELS),
+        callbacks=[*callbacks, *([] if stop is None else [Stop(stop)])],
+    )
+    return model, history.history
+
+
+def test_a_search_that_was_stopped_anywhere_ends_as_one_that_was_not(tmp_path):
+    whole, history = fit_within_budget(tmp_path / "whole", baseline=None)
+    accuracy = whole.evaluate(INPUTS, LABELS, verbose=0, return_dict=True)["accuracy"]
+    for stop in range(2, len(history["loss"]), 3):
+        folder = tmp_path / str(stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit_within_budget(folder, stop, baseline=None)
+        model, _ = fit_within_budget(folder, baseline=None)
+        for one, two in zip(whole.get_weights(), model.get_weights(), strict=True):
+            np.testing.assert_allclose(one, two, atol=1e-5)
+        assert model.evaluate(INPUTS, LABELS, verbose=0, return_dict=True)["accuracy"] == accuracy
+
+
+def test_resumed_from_weights_alone_nothing_is_cut_until_the_metric_is_within_the_budget():
+    model = make_model()
+    values = kernel(model)
+    model.set_weights([np.where(values > 50, values, 0)[:, None], np.zeros(1, "float32")])
+    callback = start(model, 0.01, baseline=0.9, step=0.5, begin=2, patience=1)
+    assert play(callback, [0.5, 0.5, 0.9, 0.9], begin=7) == [50, 50, 50, 25]
+    assert not model.stop_training
+    np.testing.assert_array_equal(may_grow(model), kernel(model) != 0)
+
+
+def test_resumed_from_weights_that_never_come_within_the_budget_it_is_said():
+    model = make_model()
+    values = kernel(model)
+    model.set_weights([np.where(values > 50, values, 0)[:, None], np.zeros(1, "float32")])
+    callback = start(model, 0.01, baseline=0.9, begin=2, patience=1)
+    play(callback, [0.5, 0.5], begin=7)
+    with pytest.warns(UserWarning, match="outside the budget"):
+        callback.on_train_end()
 
 
 def test_a_metric_that_is_not_logged_is_named_with_those_that_are():

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import math
 import os
 import subprocess
 import sys
@@ -396,6 +397,108 @@ def test_a_killed_training_goes_on_in_a_new_process_as_if_nothing_had_been(tmp_p
 def test_warns_when_fit_ends_before_the_schedule(schedule, message):
     with pytest.warns(UserWarning, match=message):
         fit(make_model(), kh.callbacks.Pruning(HALF, schedule), epochs=3)
+
+
+def warnings_of(*callbacks, model=None, epochs=6, **options):
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(model or make_model(), *callbacks, epochs=epochs, **options)
+    return [str(entry.message) for entry in caught if issubclass(entry.category, UserWarning)]
+
+
+class Metric(keras.callbacks.Callback):
+    """Writes a metric whose values are known into the logs."""
+
+    def __init__(self, *values):
+        super().__init__()
+        self.values = values
+
+    def on_epoch_end(self, epoch, logs=None):
+        logs["score"] = self.values[epoch]
+
+
+def test_says_when_training_was_stopped_before_the_cut():
+    early = keras.callbacks.EarlyStopping("score", mode="max", patience=1)
+    once = kh.callbacks.Pruning(HALF, kh.schedules.OneShot(4))
+    [message] = warnings_of(once, Metric(0.9, 0.8, 0.7), early)
+    assert "nothing was pruned" in message
+    assert "start_from_epoch=4" in message
+    early = keras.callbacks.EarlyStopping("score", mode="max", patience=1)
+    slowly = kh.callbacks.Pruning(HALF, kh.schedules.Polynomial(0, 5, power=1))
+    [message] = warnings_of(slowly, Metric(0.9, 0.8, 0.7), early)
+    assert "20% of the way" in message
+
+
+def test_says_when_a_best_epoch_from_before_the_cut_was_restored():
+    model = make_model()
+    early = keras.callbacks.EarlyStopping(
+        "score", mode="max", patience=9, restore_best_weights=True
+    )
+    once = kh.callbacks.Pruning(HALF, kh.schedules.OneShot(3))
+    values = Metric(0.7, 0.9, 0.8, 0.5, 0.6, 0.7)
+    [message] = warnings_of(values, early, once, model=model)
+    assert "EarlyStopping restored an epoch from before the cut" in message
+    cut = sum(math.prod(w.shape) for w in find_kernels(model)) // 2
+    assert f"{cut:,} of the {cut:,} weights" in message
+    assert zero_share(model) == 0
+
+
+def test_says_when_the_best_file_is_from_before_the_cut(tmp_path):
+    def save():
+        return keras.callbacks.ModelCheckpoint(
+            tmp_path / "best.keras", "score", save_best_only=True, mode="max"
+        )
+
+    once = kh.callbacks.Pruning(HALF, kh.schedules.OneShot(3))
+    [message] = warnings_of(once, Metric(0.7, 0.9, 0.8, 0.5, 0.6, 0.7), save())
+    assert message.startswith("ModelCheckpoint: the best epoch")
+    once = kh.callbacks.Pruning(HALF, kh.schedules.OneShot(3))
+    assert warnings_of(once, Metric(0.7, 0.8, 0.8, 0.5, 0.6, 0.9), save()) == []
+
+
+def test_callbacks_that_stand_before_it_see_the_sparsity_too(tmp_path):
+    log = keras.callbacks.CSVLogger(tmp_path / "log.csv")
+    called = []
+
+    class Count(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            called.append(self)
+
+    before, after = Count(), Count()
+    first = kh.callbacks.Pruning(HALF, kh.schedules.OneShot(1), layers=["first"])
+    second = kh.callbacks.Pruning(HALF, kh.schedules.OneShot(1), layers=["second"])
+    fit(make_model(), before, log, first, after, second, epochs=2)
+    assert called == [before, after]
+    with open(tmp_path / "log.csv") as file:
+        assert [float(row["sparsity"]) for row in csv.DictReader(file)] == [0, 0.5]
+
+
+def test_warns_of_a_cut_below_the_effective_number():
+    few = kh.criteria.TargetSparsity(0.9)
+    model = make_model(penalty=kh.HoyerSquare(1e-6))
+    [message] = warnings_of(kh.callbacks.Pruning(few, kh.schedules.OneShot(1)), model=model)
+    assert "'first/kernel'" in message
+    assert "effective number" in message
+    # Without such a penalty the effective number says little.
+    assert warnings_of(kh.callbacks.Pruning(few, kh.schedules.OneShot(1))) == []
+    # Of what has few effective weights, few may stay.
+    model = make_model(penalty=kh.HoyerSquare(1e-6))
+    for name in ("first", "second"):
+        layer = model.get_layer(name)
+        values = 1e-3 * np.asarray(keras.ops.convert_to_numpy(layer.kernel))
+        values[0, :2] = 1
+        layer.kernel.assign(values)
+    assert warnings_of(kh.callbacks.Pruning(few, kh.schedules.OneShot(0)), model=model) == []
+
+
+@pytest.mark.parametrize("pattern", [kh.patterns.Block((2, 1)), kh.patterns.Channel()])
+def test_warns_of_groups_as_well(pattern):
+    model = make_model(penalty=kh.GroupHoyerSquare(1e-6))
+    callback = kh.callbacks.Pruning(
+        kh.criteria.TargetSparsity(0.8), kh.schedules.OneShot(1), pattern
+    )
+    [message] = warnings_of(callback, model=model)
+    assert "effective number" in message
 
 
 def test_refuses_bad_arguments_before_training():

@@ -1,6 +1,8 @@
+import dataclasses
 from pathlib import Path
 
 import make_results
+import plans
 import pytest
 
 
@@ -58,6 +60,31 @@ def test_committed_results_are_whole_lines_of_known_nets():
         assert ("validation" in line) == (line["protocol"] == "ours")
         assert ("best_test" in line) == (line["protocol"] == "paper")
         assert line["nonzero"] == pytest.approx(sum(line["layers"]))
+
+
+def test_every_committed_line_is_a_run_of_the_plan_that_it_names():
+    names = [field.name for field in dataclasses.fields(plans.Run)]
+    lines = make_results.read_lines("mnist.jsonl")
+    made = []
+    for line in lines:
+        values = {name: line[name] for name in names}
+        run = plans.Run(**{**values, "epochs": tuple(line["epochs"])})
+        assert run in plans.PLANS[line["plan"]].runs
+        made.append(run)
+    assert len(set(made)) == len(lines)
+
+
+def test_plans_have_no_run_in_common():
+    runs = [run for plan in plans.PLANS.values() for run in plan.runs]
+    assert len(set(runs)) == len(runs)
+
+
+def test_the_page_is_what_the_committed_results_make():
+    page = make_results.page()
+    assert page == make_results.PAGE.read_text()
+    summary, appendix = page.split("# Appendix")
+    assert len(summary.splitlines()) < 120
+    assert len(appendix.splitlines()) > 100
 
 
 @pytest.mark.parametrize(

@@ -4,6 +4,7 @@ import json
 import keras
 import mnist
 import numpy as np
+import plans
 import pytest
 import runs
 
@@ -60,12 +61,12 @@ def test_a_unit_goes_with_its_inputs_in_the_next_kernel(share):
 
 
 def test_a_run_that_has_a_line_is_known_again(tmp_path):
-    run = mnist.Run("300-100", "ours", "gradual", penalty="HoyerSquare", factor=1e-4, amount=4630)
+    run = plans.Run("300-100", "ours", "gradual", penalty="HoyerSquare", factor=1e-4, amount=4630)
     file = tmp_path / "results" / "mnist.jsonl"
-    assert runs.done_before(file, mnist.Run) == set()
+    assert runs.done_before(file, plans.Run) == set()
     runs.append(file, {**dataclasses.asdict(run), "nonzero": 4630})
-    assert runs.done_before(file, mnist.Run) == {run}
-    assert dataclasses.replace(run, seed=1) not in runs.done_before(file, mnist.Run)
+    assert runs.done_before(file, plans.Run) == {run}
+    assert dataclasses.replace(run, seed=1) not in runs.done_before(file, plans.Run)
     assert json.loads(file.read_text())["nonzero"] == 4630
 
 
@@ -90,7 +91,7 @@ def test_the_protocols_hold_out_what_they_say(tmp_path):
 
 def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(tmp_path):
     options = {"penalty": "GroupHoyerSquare", "factor": 2e-4, "amount": 13_308}
-    run = mnist.Run("300-100", "ours", "blocks", **options, epochs=(1, 1, 2, 1))
+    run = plans.Run("300-100", "ours", "blocks", **options, epochs=(1, 1, 2, 1))
     pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
     pipeline.train_all()
     kept = 0
@@ -104,7 +105,7 @@ def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(tmp_p
 @pytest.mark.parametrize("method", ["gradual", "once", "threshold"])
 def test_runs_keep_as_many_weights_as_asked_for(method, tmp_path):
     options = {"penalty": "HoyerSquare", "factor": 1e-4, "amount": 4630}
-    run = mnist.Run("300-100", "ours", method, **options, epochs=(1, 1, 2, 1))
+    run = plans.Run("300-100", "ours", method, **options, epochs=(1, 1, 2, 1))
     pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
     pipeline.train_all()
     kernels = [keras.ops.convert_to_numpy(k) for k in mnist.kernels_of(pipeline.model)]
@@ -127,7 +128,7 @@ def test_the_threshold_s_rule_compares_weights_with_their_kernel_s_deviation():
 
 def test_channel_runs_end_with_a_small_net_that_fills_the_target(tmp_path):
     options = {"penalty": "GroupHoyerSquare", "factor": 3e-4, "amount": 0.05}
-    run = mnist.Run("lenet-5", "ours", "channels", **options, epochs=(1, 1, 3, 1))
+    run = plans.Run("lenet-5", "ours", "channels", **options, epochs=(1, 1, 3, 1))
     pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
     pipeline.train_all()
     first, second, flat, hidden = mnist.live_widths(pipeline.model)

@@ -26,3 +26,16 @@ def test_a_lambda_is_built_from_its_config_where_it_is_trusted():
     with _keras.trusting():
         copy = keras.layers.Lambda.from_config(layer.get_config())
     assert float(copy(keras.ops.ones((1, 1)))[0, 0]) == 2
+
+
+def test_a_callback_finds_the_others_of_its_fit():
+    found = []
+
+    class Look(keras.callbacks.Callback):
+        def on_train_begin(self, logs=None):
+            found.append(_keras.running_callbacks())
+
+    callbacks = keras.callbacks.CallbackList([Look(), keras.callbacks.Callback()])
+    callbacks.on_train_begin()
+    assert found == [callbacks.callbacks]
+    assert _keras.running_callbacks() is None

@@ -1,22 +1,32 @@
 """Cutting as far as a budget of accuracy allows: no factor, threshold or target to search for."""
 
-import math
-import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from typing import Literal
 
-import keras
 import numpy as np
 
-from keras_hoyer import masks, pruning
+from keras_hoyer import pruning
+from keras_hoyer._checks import check_choice, check_count, check_number, warn
 from keras_hoyer.attach import remove_penalties
+from keras_hoyer.callbacks.accepted import AcceptedState, Progress, progress_file
+from keras_hoyer.callbacks.base import CuttingCallback
 from keras_hoyer.criteria import Criterion, FlopsLeft, TargetSparsity, UnitScores
 from keras_hoyer.patterns import NByM, Pattern, Unstructured
 from keras_hoyer.reports import count_nonzero
 from keras_hoyer.units import find_units
-from keras_hoyer.weights import LayerSelection, find_kernels, find_weights, refresh_compiled
+from keras_hoyer.weights import LayerSelection, refresh_compiled
+
+# Parts of the names of metrics of which more is better, and of which less is.
+_LARGER = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "dice", "score", "r2")
+_LARGER += ("similarity", "bleu", "specificity", "sensitivity", "map")
+_SMALLER = ("loss", "error", "mse", "mae", "mape", "msle", "perplexity", "crossentropy")
+_SMALLER += ("hinge", "divergence", "poisson", "deviation")
+
+# Shares, not percentages: a budget above this of one of them is hardly meant.
+_LARGE_BUDGET = 0.05
 
 
-class BudgetPruning(keras.callbacks.Callback):
+class BudgetPruning(CuttingCallback):
     """Cuts during `fit` for as long as a watched metric stays within a budget.
 
     Round by round the smallest units of all kernels are cut, a share of those that are left. A
@@ -29,6 +39,10 @@ class BudgetPruning(keras.callbacks.Callback):
     Penalties stay on while there is something to cut, which leaves better weights than cutting
     without. Epoch logs get `sparsity`, the share of zero weights.
 
+    Training that stops and goes on: with `keras.callbacks.BackupAndRestore` beside this callback,
+    its state is kept in the same folder, and the model ends within the budget as if nothing had
+    been. Resumed from weights alone, nothing more is cut until the metric is within the budget.
+
     Args:
         budget: Float, 0 or more: how much worse than `baseline` the metric may be, in its own unit.
             0.002 of an accuracy is 0.2 points.
@@ -39,9 +53,10 @@ class BudgetPruning(keras.callbacks.Callback):
         monitor: Name of the metric in the epoch logs. Defaults to `"val_accuracy"`. Choose one of
             validation data: what is measured on training data says little of what cuts cost. A
             loss counts the penalties in.
-        mode: `"max"` if more is better, `"min"` if less is. Defaults to `"auto"`: `"min"` for names
-            that contain "loss" or "error".
-        begin: Number of epochs before the first cut, for sparse training. Defaults to 0.
+        mode: `"max"` if more is better, `"min"` if less is. Defaults to `"auto"`: by the name, as
+            far as it is one that Keras uses.
+        begin: Number of epochs before the first cut, for sparse training. Defaults to `None`: until
+            the metric has not become better for `patience` epochs; 0 if `baseline` is given.
         step: Float in `(0, 1)`: share of the units left that the first round cuts. Defaults to 0.3.
         min_step: Positive float, at most `step`. Defaults to 0.05.
         patience: Number of epochs a round may take. Defaults to 3.
@@ -75,34 +90,33 @@ class BudgetPruning(keras.callbacks.Callback):
         baseline: float | None = None,
         monitor: str = "val_accuracy",
         *,
-        mode: str = "auto",
-        begin: int = 0,
+        mode: Literal["auto", "max", "min"] = "auto",
+        begin: int | None = None,
         step: float = 0.3,
         min_step: float = 0.05,
         patience: int = 3,
         pattern: Pattern = Unstructured(),  # noqa: B008  (immutable)
         layers: LayerSelection = None,
     ) -> None:
-        super().__init__()
-        _check_number("budget", budget, "a number, 0 or more", lambda value: value >= 0)
+        super().__init__(layers)
+        check_number("budget", budget, "a number, 0 or more", lambda value: value >= 0)
         if baseline is not None:
-            _check_number("baseline", baseline, "a finite number, or `None`", np.isfinite)
-        if mode not in ("auto", "max", "min"):
-            raise ValueError(
-                'Invalid value for argument `mode`. Expected "auto", "max" or "min". '
-                f"Received: mode={mode!r}"
-            )
-        _check_count("begin", begin, 0)
+            check_number("baseline", baseline, "a finite number, or `None`")
+        check_choice("mode", mode, ("auto", "max", "min"))
+        mode = _direction(monitor) if mode == "auto" else mode
+        _check_unit(budget, baseline, monitor)
+        if begin is not None:
+            check_count("begin", begin, 0)
         if begin == 0 and baseline is None:
             raise ValueError(
                 "Invalid value for argument `baseline`. Expected a number: with `begin=0` there is "
                 "no epoch before the first cut to compare with. Received: baseline=None"
             )
-        _check_number("step", step, "a number between 0 and 1", lambda value: 0 < value < 1)
-        _check_number(
+        check_number("step", step, "a number between 0 and 1", lambda value: 0 < value < 1)
+        check_number(
             "min_step", min_step, f"a number above 0, at most {step}", lambda v: 0 < v <= step
         )
-        _check_count("patience", patience, 1)
+        check_count("patience", patience, 1)
         pruning.check_choices(TargetSparsity(0.0), pattern)
         if isinstance(pattern, NByM):
             raise ValueError(
@@ -112,74 +126,143 @@ class BudgetPruning(keras.callbacks.Callback):
         self.budget = budget
         self.baseline = baseline
         self.monitor = monitor
-        self.mode = ("min" if _smaller_is_better(monitor) else "max") if mode == "auto" else mode
-        self.begin = begin
+        self.mode = mode
+        self.begin = 0 if begin is None and baseline is not None else begin
         self.step = step
         self.min_step = min_step
         self.patience = patience
         self.pattern = pattern
-        self.layers = layers
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Checks what can be checked before time is spent."""
-        self._kernels = find_kernels(self.model, self.layers)
+        super().on_train_begin(logs)
         self._units = find_units(self.model, self.pattern, self.layers)
-        self._best = self.baseline
-        self._step = self.step
+        self._file = progress_file()
         self._accepted = None
-        self._left = self._count()
-        self._epochs_in_round = 0
-        self._rounds = 0
+        self._first_epoch = None
+        self._progress = Progress(
+            begin=self.begin, best=self.baseline, step=self.step, left=self._count()
+        )
+        epochs = (self.params or {}).get("epochs")
+        self._announced = None not in (self.begin, epochs) and self.begin >= epochs
+        if self._announced:
+            warn(
+                f"Nothing will be pruned in this call of `fit`: the first cut is due after "
+                f"{self.begin} epochs, and the call ends after {epochs}. Choose a smaller `begin`."
+            )
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
         """Cuts if a round begins with this epoch."""
-        if epoch >= self.begin and self._epochs_in_round == 0:
-            if self._best is None:
-                raise ValueError(
-                    f"There is nothing to compare with: this call of `fit` starts at epoch {epoch} "
-                    f"and the first cut is due after {self.begin}. Give `baseline` a number."
-                )
-            self._accepted = self._accepted or _State(self.model)
-            pruning.cut(self.model, self._units, _ShareOfRest(self._step))
+        if self._first_epoch is None:
+            self._first_epoch = epoch
+            self._resume(epoch)
+        state = self._progress
+        if state.begin is None or epoch < state.begin or state.epochs_in_round:
+            return
+        if state.best is None:
+            raise ValueError(
+                f"There is nothing to compare with: this call of `fit` starts at epoch {epoch} "
+                f"and the first cut is due after {state.begin}. Give `baseline` a number."
+            )
+        self._accepted = self._accepted or AcceptedState.of(self.model)
+        pruning.cut(self.model, self._units, _ShareOfRest(state.step), tentative=True)
+        self.note_cut(epoch)
 
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Judges the round, and writes `sparsity` into the logs."""
         logs = {} if logs is None else logs
         value = self._metric(logs)
-        if epoch < self.begin:
-            if self.baseline is None and (self._best is None or self._excess(value) < 0):
-                self._best = value
+        state = self._progress
+        if state.begin is None or epoch < state.begin:
+            self._train_sparsely(epoch, value)
         else:
-            self._epochs_in_round += 1
+            state.epochs_in_round += 1
             if self._excess(value) <= self.budget:
-                self._accepted = _State(self.model)
-                self._epochs_in_round = 0
-                self._rounds += 1
-                # A last unit is not cut: then there is nothing left to do.
-                before, self._left = self._left, self._count()
-                self.model.stop_training |= self._left == before
-            elif self._epochs_in_round >= self.patience:
+                self._accept()
+            elif state.epochs_in_round >= self.patience and self._accepted is not None:
                 self._restore()
-                self._step /= 2
-                self.model.stop_training |= self._step < self.min_step
-        total = sum(math.prod(kernel.shape) for kernel in self._kernels)
-        logs["sparsity"] = 1 - self._count() / total
+                state.step /= 2
+                self.model.stop_training |= state.step < self.min_step
+        if self._file is not None:
+            state.save(self._file, epoch + 1, self._accepted)
+        self.write_sparsity(logs)
 
     def on_train_end(self, logs: dict | None = None) -> None:
         """Ends with the last weights within the budget, and takes penalties off."""
-        if self._accepted is None:
-            return
-        if self._epochs_in_round:
-            self._restore()
-        if self._rounds == 0:
-            warnings.warn(
-                f"Nothing was pruned: `{self.monitor}` was not within {self.budget} of "
-                f"{self._best:.6g} after any cut. Allow a larger budget or more patience, or train "
-                "with a smaller penalty before.",
-                stacklevel=2,
+        state = self._progress
+        if self._accepted is not None:
+            if state.epochs_in_round:
+                self._restore()
+            if remove_penalties(self._kernels):
+                refresh_compiled(self.model)
+        super().on_train_end(logs)
+
+    def look_back(self, best_before_cut: list[str]) -> None:
+        """Says what was not pruned, or not within the budget, or was undone."""
+        state = self._progress
+        if self._accepted is None and state.epochs_in_round:
+            warn(
+                f"`{self.monitor}` was not within {self.budget} of {state.best:.6g} after training "
+                "had been resumed, and there are no earlier weights to go back to: the model is "
+                "outside the budget. Train on, or resume with `keras.callbacks.BackupAndRestore`, "
+                "beside which this callback keeps its state."
             )
-        if remove_penalties(self._kernels):
-            refresh_compiled(self.model)
+        elif self._accepted is None and not self._announced:
+            due = "the metric still became better" if state.begin is None else f"due: {state.begin}"
+            warn(
+                f"Nothing was pruned: `fit` ended before the first cut ({due}). Train for more "
+                "epochs, or choose `begin`."
+            )
+        elif self._accepted is not None and state.rounds == 0:
+            warn(
+                f"Nothing was pruned: `{self.monitor}` was not within {self.budget} of "
+                f"{state.best:.6g} after any cut. Allow a larger budget or more patience, or train "
+                "with a smaller penalty before."
+            )
+        super().look_back(best_before_cut)
+
+    def _resume(self, epoch: int) -> None:
+        """Goes on with what was kept beside a backup, or carefully without."""
+        kept = None if self._file is None else Progress.load(self._file, epoch, self.model)
+        if kept is not None:
+            self._progress, self._accepted = kept
+            if self._progress.epochs_in_round:
+                pruning.adopt_zeros(self.model, self._units)
+            elif self._accepted is not None:
+                self._restore()
+            return
+        begun = epoch > (self.begin or 0) and pruning.adopt_zeros(self.model, self._units)
+        if begun and self._progress.best is not None:
+            # Nobody knows whether these weights are within the budget: as if a round had begun.
+            self._progress.begin = min(epoch, epoch if self.begin is None else self.begin)
+            self._progress.epochs_in_round = 1
+            self._progress.left = None
+
+    def _train_sparsely(self, epoch: int, value: float) -> None:
+        """An epoch before the first cut: the best value, and whether it still becomes better."""
+        state = self._progress
+        worse = state.seen is not None and (
+            value <= state.seen if self.mode == "max" else value >= state.seen
+        )
+        if not worse:
+            state.seen, state.seen_epoch = value, epoch
+            if self.baseline is None:
+                state.best = value
+        if state.begin is None and epoch - state.seen_epoch >= self.patience:
+            state.begin = epoch + 1
+
+    def _accept(self) -> None:
+        state = self._progress
+        self._accepted = AcceptedState.of(self.model)
+        state.epochs_in_round = 0
+        state.rounds += 1
+        # A last unit is not cut: then there is nothing left to do.
+        before, state.left = state.left, self._count()
+        self.model.stop_training |= state.left == before
+
+    def _restore(self) -> None:
+        self._accepted.restore(self.model)
+        self._progress.epochs_in_round = 0
 
     def _count(self) -> int:
         return sum(map(count_nonzero, self._kernels))
@@ -195,11 +278,8 @@ class BudgetPruning(keras.callbacks.Callback):
 
     def _excess(self, value: float) -> float:
         """How much worse a value is than the best; positive is worse."""
-        return self._best - value if self.mode == "max" else value - self._best
-
-    def _restore(self) -> None:
-        self._accepted.restore(self.model)
-        self._epochs_in_round = 0
+        best = self._progress.best
+        return best - value if self.mode == "max" else value - best
 
 
 class _ShareOfRest(Criterion):
@@ -222,39 +302,29 @@ class _ShareOfRest(Criterion):
         return TargetSparsity(1 - stay / total).keep(units)
 
 
-class _State:
-    """Weights and masks of a model, to go back to."""
-
-    def __init__(self, model: keras.Model) -> None:
-        self.values = model.get_weights()
-        self.masks = {id(w.variable): masks.known_mask(w) for w in find_weights(model)}
-
-    def restore(self, model: keras.Model) -> None:
-        """Puts them back."""
-        model.set_weights(self.values)
-        masked = {}
-        for weight in find_weights(model):
-            mask = self.masks[id(weight.variable)]
-            if masks.known_mask(weight) is not None:
-                masked[weight] = np.ones(weight.shape, bool) if mask is None else mask
-        masks.apply_masks(model, masked)
+def _direction(monitor: str) -> Literal["max", "min"]:
+    """Whether more or less of a metric is better, by its name."""
+    if any(part in monitor for part in _SMALLER):
+        return "min"
+    if any(part in monitor for part in _LARGER):
+        return "max"
+    raise ValueError(
+        'Invalid value for argument `mode`. Expected "max" or "min": whether more or less of '
+        f"`{monitor}` is better cannot be told by its name. Received: mode='auto'"
+    )
 
 
-def _smaller_is_better(monitor: str) -> bool:
-    return "loss" in monitor or "error" in monitor
-
-
-def _check_number(name: str, value: object, expected: str, valid: Callable) -> None:
-    number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not number or not np.isfinite(value) or not valid(value):
+def _check_unit(budget: float, baseline: float | None, monitor: str) -> None:
+    """Points in place of shares are the slip that a budget invites."""
+    share = any(part in monitor for part in _LARGER) and (baseline is None or abs(baseline) <= 1)
+    if share and budget >= 1:
         raise ValueError(
-            f"Invalid value for argument `{name}`. Expected {expected}. Received: {name}={value!r}"
+            f"Invalid value for argument `budget`. Expected it in the unit of `{monitor}`, a share "
+            f"between 0 and 1: {budget:g} points are {budget / 100:g}. Received: budget={budget!r}"
         )
-
-
-def _check_count(name: str, value: object, least: int) -> None:
-    if not isinstance(value, (int, np.integer)) or isinstance(value, bool) or value < least:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected an integer, {least} or more. "
-            f"Received: {name}={value!r}"
+    if share and budget > _LARGE_BUDGET:
+        warn(
+            f"`budget={budget:g}` lets `{monitor}` fall by {100 * budget:g} points: it counts in "
+            f"the metric's own unit. If {budget:g} points were meant, that is "
+            f"`budget={budget / 100:g}`."
         )

@@ -1,27 +1,25 @@
 """Pruning inside `model.fit`."""
 
 import math
-import warnings
-
-import keras
 
 from keras_hoyer import pruning
+from keras_hoyer._checks import warn
 from keras_hoyer.attach import remove_penalties
+from keras_hoyer.callbacks.base import CuttingCallback
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.patterns import Pattern, Unstructured
-from keras_hoyer.reports import count_nonzero
 from keras_hoyer.schedules import ROUNDING, Schedule
 from keras_hoyer.units import find_units
-from keras_hoyer.weights import LayerSelection, find_kernels, refresh_compiled
+from keras_hoyer.weights import LayerSelection, refresh_compiled
 
 
-class Pruning(keras.callbacks.Callback):
+class Pruning(CuttingCallback):
     """Cuts a model during `fit`, and keeps the zeros from then on.
 
     At the epochs of the schedule the smallest units are cut; after the last cut this package's
     penalties are taken off, and what is left of `fit` is fine-tuning. Epoch logs get `sparsity`,
-    the share of zero weights, so that the progress bar, `CSVLogger` and `TensorBoard` show it; put
-    this callback before those and before `ModelCheckpoint` in the list.
+    the share of zero weights, so that the progress bar, `CSVLogger` and `TensorBoard` show it;
+    wherever it stands in the list, this callback is called before the others.
 
     Training that stops and goes on needs nothing more than the weights: give `fit` the same
     callback and `initial_epoch`, or use `keras.callbacks.BackupAndRestore`. From weights without
@@ -29,7 +27,8 @@ class Pruning(keras.callbacks.Callback):
 
     A callback that picks the best epoch, such as `EarlyStopping(restore_best_weights=True)` or
     `ModelCheckpoint(save_best_only=True)`, may pick one from before the cut: start it after that,
-    with `EarlyStopping(start_from_epoch=...)` or in a second call of `fit`.
+    with `EarlyStopping(start_from_epoch=...)` or in a second call of `fit`. If one did, or training
+    ended before a cut that was due, a warning says so when `fit` is over.
 
     Args:
         criterion: How much: a criterion of `keras_hoyer.criteria`.
@@ -63,7 +62,7 @@ class Pruning(keras.callbacks.Callback):
         layers: LayerSelection = None,
         keep_penalty: bool = False,
     ) -> None:
-        super().__init__()
+        super().__init__(layers)
         pruning.check_choices(criterion, pattern)
         if not isinstance(schedule, Schedule):
             raise ValueError(
@@ -74,11 +73,10 @@ class Pruning(keras.callbacks.Callback):
         self.criterion = criterion
         self.schedule = schedule
         self.pattern = pattern
-        self.layers = layers
         self.keep_penalty = keep_penalty
-        self._kernels = []
         self._units = []
         self._position = None
+        self._announced = False
         self._epoch = 0
         self._steps = None
         self._seen = None
@@ -88,19 +86,19 @@ class Pruning(keras.callbacks.Callback):
 
     def on_train_begin(self, logs: dict | None = None) -> None:
         """Checks what can be checked before time is spent."""
-        self._kernels = find_kernels(self.model, self.layers)
+        super().on_train_begin(logs)
         self._units = find_units(self.model, self.pattern, self.layers)
         self._position = None
         self._steps = self.params.get("steps")
         epochs = self.params.get("epochs")
-        if epochs is not None and self.schedule.end >= epochs:
+        self._announced = epochs is not None and self.schedule.end >= epochs
+        if self._announced:
             nothing = self.schedule.begin >= epochs
-            warnings.warn(
+            warn(
                 f"{'Nothing' if nothing else 'Not all'} will be pruned in this call of `fit`: the "
                 f"last cut is due after {self.schedule.end:g} epochs, at the beginning of the next "
                 f"one, and the call ends after {epochs}. Choose an earlier schedule, or go on with "
-                f"`fit(..., initial_epoch={epochs})`.",
-                stacklevel=2,
+                f"`fit(..., initial_epoch={epochs})`."
             )
 
     def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
@@ -113,9 +111,22 @@ class Pruning(keras.callbacks.Callback):
     def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
         """Writes `sparsity` into the logs."""
         self._steps = self.params.get("steps") or self._seen
-        if logs is not None:
-            total = sum(math.prod(kernel.shape) for kernel in self._kernels)
-            logs["sparsity"] = 1 - sum(map(count_nonzero, self._kernels)) / total
+        self.write_sparsity(logs)
+
+    def look_back(self, best_before_cut: list[str]) -> None:
+        """Says if a cut that was due never came, or was undone."""
+        position = -math.inf if self._position is None else self._position
+        if not self._announced and position + ROUNDING < self.schedule.end:
+            done = f"{self.schedule.progress(position):.0%} of the way was gone."
+            warn(
+                f"`fit` ended in epoch {self._epoch}, before the last cut that was due at the "
+                f"beginning of epoch {self.schedule.end:g}: "
+                f"{'nothing was pruned.' if position < self.schedule.begin else done} If "
+                "EarlyStopping ended it, let that begin after the cut, with `EarlyStopping("
+                f"start_from_epoch={math.ceil(self.schedule.end)})`; or cut now with "
+                "`keras_hoyer.prune`."
+            )
+        super().look_back(best_before_cut)
 
     def _resume(self, epoch: int) -> None:
         """Finds out what was done before this epoch, from masks and weights alone."""
@@ -139,6 +150,7 @@ class Pruning(keras.callbacks.Callback):
         progress = self.schedule.progress(position)
         if progress > 0:
             pruning.cut(self.model, self._units, self.criterion, progress)
+            self.note_cut(self._epoch)
         if position >= self.schedule.end:
             self._finish()
 

@@ -1,6 +1,5 @@
 """A smaller model with the same outputs: channels that are constant, or that nobody reads, go."""
 
-import warnings
 from typing import Any
 
 import keras
@@ -10,7 +9,9 @@ from keras_hoyer._checks import warn
 from keras_hoyer.graph.axes import FROZEN, Read
 from keras_hoyer.graph.building import Builder
 from keras_hoyer.graph.checking import check_outputs
+from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph
+from keras_hoyer.weights import find_weights
 
 
 def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.Model:
@@ -46,18 +47,19 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
     True
     """
     graph = ChannelGraph(model)
+    unreached = Unreached(graph, [weight for weight in find_weights(model) if weight.is_kernel])
+    if unreached:
+        warn(unreached.message())
     builders = [Builder(graph, _removable(graph))]
     one, small = model, builders[0].build(model)
     # What is left may be tied less: a convolution of one group in place of two, for instance.
     while small.count_params() < one.count_params():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # all has been said of the first model
-            graph = ChannelGraph(small)
-            removed = _removable(graph)
-            if not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
-                break
-            builders.append(Builder(graph, removed))
-            one, small = small, builders[-1].build(small)
+        graph = ChannelGraph(small)
+        removed = _removable(graph)
+        if not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
+            break
+        builders.append(Builder(graph, removed))
+        one, small = small, builders[-1].build(small)
     if check:
         check_outputs(model, small, builders, sample)
     shared = [f"{type(x).__name__} '{x.name}'" for x in builders[0].kept_shared]

@@ -9,10 +9,8 @@ The walk also carries constants: a channel that has the same value for every inp
 whose kernel is zero, is known with its value as far as it stays constant.
 """
 
-import warnings
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -21,7 +19,8 @@ from keras import ops, tree
 
 from keras_hoyer._keras import input_structure
 from keras_hoyer.graph.arguments import accepted, for_rule
-from keras_hoyer.graph.axes import FROZEN, Axis, Read, Tensor, WeightAxes
+from keras_hoyer.graph.axes import Axis, Read, Tensor, WeightAxes
+from keras_hoyer.graph.calls import Calls
 from keras_hoyer.graph.labels import Labels
 from keras_hoyer.graph.opening import (
     as_function,
@@ -45,13 +44,14 @@ Size = Callable[[Axis], int]
 class ChannelGraph:
     """The channels of a model, and what holds them together.
 
-    Rules, registered with `register_rule`, call the methods of this class; `channel_groups` and
-    `shrink` read the result.
+    Rules, registered with `register_rule`, call the methods of this class; `channel_groups`,
+    `count_flops` and `shrink` read the result.
 
     Args:
         model: a built Sequential or functional model, nested models included.
-        values: whether to read the weights to follow constants; without, it is quicker and every
-            channel counts as changing.
+        values: whether to read the weights to follow constants, as `shrink` does; without, it is
+            quicker, every channel counts as changing, and costs are right also of nested models
+            that are called on other sizes than they were built for.
 
     Raises:
         ValueError: if the model is not built, or its graph cannot be seen.
@@ -64,14 +64,14 @@ class ChannelGraph:
         self.reads: list[Read] = []
         self.axes: list[Axis] = []
         self.tensors: dict[int, Tensor] = {}
-        self.without_rule: list[str] = []
-        self._labels = Labels()
+        self.calls = Calls(sized=not values)
+        self.labels = Labels()
         self._fresh: dict[tuple[int, str], Axis] = {}
         self._resizes: dict[int, Callable[[Size], dict]] = {}
         self._rewrites: dict[int, Callable] = {}
         self._scales: dict[int, Callable[[Size], float]] = {}
         self._results: dict[int, list[Tensor]] = {}
-        self._node: Any = None
+        self._operation: Any = "the model's outputs"
         self._given: list[Tensor] = []
         self._numpy: dict[int, np.ndarray] = {}
         self._pointwise: dict[tuple, bool] = {}
@@ -84,14 +84,7 @@ class ChannelGraph:
         for variable in [v for group in self.sharing for x in group for v in held_variables(x)]:
             if id(variable) in self.weights:
                 self.freeze(*self.weights[id(variable)].axes)  # others use it in their own way
-        self.roots = self._labels.roots()
-        if self.without_rule:
-            warnings.warn(
-                f"keras_hoyer has no rule for {', '.join(self.without_rule)}: all channels that "
-                "touch it are kept. To let them be removed, register a rule with "
-                "`keras_hoyer.graph.register_rule`.",
-                stacklevel=3,
-            )
+        self.roots = self.labels.roots()
 
     # What a rule may do.
 
@@ -109,7 +102,7 @@ class ChannelGraph:
         """
         key = (id(layer), name)
         if key not in self._fresh:
-            self._fresh[key] = Axis(self._labels.new(size), np.full(size, np.nan))
+            self._fresh[key] = Axis(self.labels.new(size), np.full(size, np.nan))
             if not optional:
                 self.axes.append(self._fresh[key])
         return self._fresh[key]
@@ -131,19 +124,19 @@ class ChannelGraph:
         first = labelled[0]
         for other in labelled[1:]:
             if other.labels is not first.labels:
-                self._labels.union(first.labels, other.labels)
+                self.labels.join(first.labels, other.labels, self._operation)
         return first.having(np.nan)
 
     def freeze(self, *axes: Axis | None) -> None:
         """Says that no channel of these axes may be removed."""
         for axis in axes:
             if axis is not None:
-                self._labels.union(axis.labels, np.zeros_like(axis.labels))
+                self.labels.fix(axis.labels, self._operation)
 
     def merge(self, axis: Axis, groups: np.ndarray) -> None:
         """Joins all channels of an axis that have the same number in `groups`."""
         _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-        self._labels.union(axis.labels, axis.labels[first[inverse]])
+        self.labels.join(axis.labels, axis.labels[first[inverse]], self._operation)
 
     def weight(
         self,
@@ -151,14 +144,19 @@ class ChannelGraph:
         axes: Sequence[Axis | None],
         reads: Iterable[int] = (),
         state: bool = False,
+        uses: Iterable[Axis | int] | None = None,
     ) -> None:
-        """Says which channels lie along the axes of a variable.
+        """Says which channels lie along the axes of a variable, and how often it is multiplied.
 
         Args:
             variable: a `keras.Variable` of the layer, or None, which is ignored.
             axes: an `Axis` or None for each axis of the variable.
             reads: the axes of the variable along which it only reads channels.
             state: True for what has no part in producing the channel (moving statistics).
+            uses: how often each entry is multiplied in one example, as factors: sizes, and an
+                `Axis` where channels number the places; see `Tensor.places`. Default None: a
+                variable that reads channels is multiplied once for each place of the layer's
+                output, any other one not at all.
 
         Raises:
             ValueError: if `axes` does not fit the variable's shape.
@@ -169,19 +167,38 @@ class ChannelGraph:
         found = tuple(n if a is None else len(a) for n, a in zip(expected, axes, strict=False))
         if len(axes) != len(expected) or found != expected:
             raise ValueError(
-                f"The rule for {_title(self._node.operation)} gives the variable "
+                f"The rule for {title(self._operation)} gives the variable "
                 f"'{variable.path}' of shape {expected} axes of sizes "
                 f"{tuple(None if a is None else len(a) for a in axes)}. Expected one axis (or "
                 "None) of the right size for each axis of the variable."
             )
         axes = tuple(axes)
+        weight = WeightAxes(variable, axes, tuple(reads), state)
+        if uses is not None:
+            self.calls.add_cost(uses, variable, weight.sizes)
+        elif weight.reads:
+            self.calls.consuming.append(weight)
         known = self.weights.get(id(variable))
         if known is not None:
             axes = tuple(
                 self.join(a, b) if a is not None or b is not None else None
                 for a, b in zip(known.axes, axes, strict=True)
             )
-        self.weights[id(variable)] = WeightAxes(variable, axes, tuple(reads), state)
+        self.weights[id(variable)] = WeightAxes(variable, axes, weight.reads, state)
+
+    def product(self, *factors: Axis | int | None) -> None:
+        """Says that tensors are multiplied with each other.
+
+        Args:
+            factors: sizes, an `Axis` where channels number them, or None for an unknown size, which
+                counts as one: their product is the number of multiply-adds for one example.
+        """
+        self.calls.add_cost([1 if factor is None else factor for factor in factors])
+
+    @property
+    def output_sizes(self) -> list[tuple[int | None, ...]]:
+        """The shapes of the outputs in the call that is described."""
+        return self.calls.outputs
 
     def read(
         self,
@@ -195,7 +212,7 @@ class ChannelGraph:
         """Says that the channels of an axis are used up here; see `Read` for the arguments."""
         if axis is None:
             return
-        if bias is None and layer is not self._node.operation:
+        if bias is None and layer is not self.calls.node.operation:
             shift = None  # a layer inside another cannot be given a bias
         self.reads.append(Read(axis, used, tuple(outputs), shift, layer, bias))
 
@@ -215,7 +232,7 @@ class ChannelGraph:
         Args:
             change: `change(size, args, kwargs)` returns new `args` and `kwargs`.
         """
-        self._rewrites[id(self._node)] = change
+        self._rewrites[id(self.calls.node)] = change
 
     def scale(self, variable: Any, factor: Callable[[Size], float]) -> None:
         """Says by what a variable is multiplied once channels are gone."""
@@ -234,46 +251,54 @@ class ChannelGraph:
     @property
     def outputs(self) -> list[Any]:
         """The symbolic outputs of the call that is looked at."""
-        return self._node.outputs
+        return self.calls.node.outputs
 
     # What the walk does.
 
     def walk(self, function: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Follows the channels through a functional graph and returns its output tensors."""
         known = self.tensors
+        sizes: dict[int, tuple[int | None, ...]] = {}
         for reference, tensor in zip(function.inputs, inputs, strict=True):
             if tensor is None:  # an optional input that is not given
                 continue
             tensor = self._with_rank(tensor, len(reference.shape))
             self._agree(known.get(id(reference)), tensor)
-            known[id(reference)] = Tensor(reference.shape, tensor.axes)
-        for node in nodes_in_order(function):
-            args, kwargs = node.arguments.fill_in(known)
-            self._node, outer = node, self._node
-            outputs = tree.flatten(self.call(node.operation, *args, **kwargs))
-            self._node = outer
-            self._check_outputs(node, outputs)
-            if id(node.operation) in self._resizes:
-                # It has one config for all of its calls.
-                earlier = self._results.setdefault(id(node.operation), outputs)
-                for one, two in zip(earlier, outputs, strict=True):
-                    self._agree(one, two)
-            for reference, tensor in zip(node.outputs, outputs, strict=True):
-                known[id(reference)] = Tensor(reference.shape, tensor.axes)
-                self.axes.extend(tensor.labelled)
+            known[id(reference)] = Tensor(reference.shape, tensor.axes, tensor.sizes)
+            sizes[id(reference)] = tensor.sizes
+        with self.calls.inside(function, sizes):
+            for node in nodes_in_order(function):
+                args, kwargs = node.arguments.fill_in(known)
+                self.calls.enter(node)
+                outputs = tree.flatten(self.call(node.operation, *args, **kwargs))
+                if id(node.operation) in self._resizes:
+                    # It has one config for all of its calls.
+                    earlier = self._results.setdefault(id(node.operation), outputs)
+                    for one, two in zip(earlier, outputs, strict=True):
+                        self._agree(one, two)
+                for reference, tensor, called in zip(
+                    node.outputs, outputs, self.output_sizes, strict=True
+                ):
+                    known[id(reference)] = Tensor(reference.shape, tensor.axes, called)
+                    self.axes.extend(tensor.labelled)
         return [known[id(reference)] for reference in function.outputs]
 
     def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """The outputs of one call of a layer or operation."""
+        outer, self._operation = self._operation, operation
+        outputs = self._called(operation, args, kwargs)
+        self._operation = outer
+        return outputs
+
+    def _called(self, operation: Any, args: tuple, kwargs: dict) -> Any:
         given = self._given = _tensors((args, kwargs))
         if isinstance(operation, keras.Model) and has_graph(operation):
             return self._nested(as_function(operation), args, kwargs)
         rule, follows = find_rule(operation)
         if rule is not None and not _is_adapted(operation):
             return self._ruled(operation, rule, follows, args, kwargs)
-        if not any(x.labelled for x in given):
-            return [Tensor(x.shape) for x in self._node.outputs]
-        if len(given) == 1 and self.is_pointwise(operation, given[0], args, kwargs):
+        labelled = any(x.labelled for x in given)
+        if labelled and len(given) == 1 and self.is_pointwise(operation, given[0], args, kwargs):
             return self.pointwise(given[0], _of_its_tensor(operation, args, kwargs))
         return self.opaque(operation, given)
 
@@ -284,12 +309,13 @@ class ChannelGraph:
         pairs = zip(inputs, function.inputs, strict=True)
         if any(x is not None and x.rank != len(y.shape) for x, y in pairs):
             self.rewrite(partial(_with_ranks, function))
+        expected = self.calls.node.outputs
         outputs = self.walk(function, inputs)
-        if [x.rank for x in outputs] == [len(x.shape) for x in self._node.outputs]:
+        if [x.rank for x in outputs] == [len(x.shape) for x in expected]:
             return outputs
         # Keras is mistaken in the shapes where a model changes the rank of its inputs.
         self.freeze(*(axis for x in outputs for axis in x.axes))
-        return [Tensor(x.shape) for x in self._node.outputs]
+        return [Tensor(x.shape) for x in expected]
 
     def _ruled(
         self, operation: Any, rule: Callable, follows: bool, args: tuple, kwargs: dict
@@ -301,44 +327,41 @@ class ChannelGraph:
             if "mask" not in name and _tensors(value):
                 return self.opaque(operation, given, f" (its rule takes no `{name}`)")
         self._freeze_masks({**taken.unnamed, **taken.refused}, given)
+        arguments = (taken.args, taken.kwargs)
+        if not follows:
+            arguments = tree.map_structure(_all_labelled, arguments)
+        result = rule(self, operation, *arguments[0], **arguments[1])
+        outputs = tree.flatten(result)
+        self._check_outputs(self.calls.node, outputs)
+        self.calls.count_consuming(outputs)
         if follows:
-            return rule(self, operation, *taken.args, **taken.kwargs)
-        labelled = tree.map_structure(_all_labelled, (taken.args, taken.kwargs))
-        outputs = tree.flatten(rule(self, operation, *labelled[0], **labelled[1]))
-        self._check_outputs(self._node, outputs)
+            return result
         call = operation if self.values else None
-        return probed_constants(call, self._node.arguments, args, kwargs, outputs)
+        return probed_constants(call, self.calls.node.arguments, args, kwargs, outputs)
 
-    def inside(self, layer: Any, *args: Any) -> Any:
-        """The outputs of a layer that the present one wraps, called on tensors."""
-        specs = [keras.KerasTensor(x.shape) for x in args]
-        outer = self._node
-        self._node = SimpleNamespace(
-            operation=outer.operation,
-            arguments=None,
-            outputs=tree.flatten(layer.compute_output_spec(*specs)),
-        )
-        outputs = tree.flatten(self.call(layer, *args))
-        self._check_outputs(self._node, outputs)
-        self._node = outer
-        return outputs
+    def inside(self, layer: Any, *args: Tensor, steps: int | None = 1) -> Any:
+        """The outputs of a layer that the present one wraps, called on tensors.
+
+        Args:
+            layer: the layer.
+            args: its inputs.
+            steps: how many times it is called for one example.
+        """
+        with self.calls.wrapped(layer, args, steps):
+            return tree.flatten(self.call(layer, *args))
 
     def has_rule(self, operation: Any) -> bool:
         """Whether a rule is registered for the operation."""
         return find_rule(operation)[0] is not None
 
     def opaque(self, operation: Any, inputs: Iterable[Tensor], why: str = "") -> list[Tensor]:
-        """Freezes the channels that touch an operation without a rule, and lists it."""
+        """Freezes the channels that touch an operation without a rule, and notes it."""
         # What a rule did not name of the call is touched as well.
-        inputs = [x for x in (*inputs, *self._given) if isinstance(x, Tensor)]
-        labels = [axis.labels for x in inputs for axis in x.labelled]
-        if any(self._labels.find(label) != FROZEN for array in labels for label in array):
-            title = _title(operation) + why
-            if title not in self.without_rule:
-                self.without_rule.append(title)
-        for x in inputs:
-            self.freeze(*x.axes)
-        return [Tensor(x.shape) for x in self._node.outputs]
+        for x in (*inputs, *self._given):
+            if isinstance(x, Tensor):
+                self.freeze(*x.axes)
+        self.calls.add_unknown(operation, self._given, why)
+        return [Tensor(x.shape) for x in self.calls.node.outputs]
 
     def pointwise(self, x: Tensor, function: Callable) -> Tensor:
         """The tensor after a function of each element alone."""
@@ -420,10 +443,10 @@ class ChannelGraph:
     def _with_rank(self, x: Tensor, rank: int) -> Tensor:
         """The tensor as a nested model sees it: Keras adds or drops a last axis of one entry."""
         if x.rank == rank - 1:
-            return Tensor((*x.shape, 1), (*x.axes, None))
+            return Tensor((*x.shape, 1), (*x.axes, None), (*x.sizes, 1))
         if x.rank == rank + 1:
             self.freeze(x.axes[-1])
-            return Tensor(x.shape[:-1], x.axes[:-1])
+            return Tensor(x.shape[:-1], x.axes[:-1], x.sizes[:-1])
         return x
 
     def _freeze_masks(self, arguments: dict[str, Any], given: list[Tensor]) -> None:
@@ -447,7 +470,7 @@ class ChannelGraph:
         )
         if not fits:
             raise ValueError(
-                f"The rule for {_title(node.operation)} returns tensors of shapes {found}. "
+                f"The rule for {title(self._operation)} returns tensors of shapes {found}. "
                 f"Expected: {expected}, the shapes that the operation returns. Correct the rule."
             )
 
@@ -502,5 +525,8 @@ def _all_labelled(x: Any) -> Any:
     return Tensor(x.shape, axes)
 
 
-def _title(operation: Any) -> str:
+def title(operation: Any) -> str:
+    """An operation's class and name, for messages; what is no operation is named already."""
+    if isinstance(operation, str):
+        return operation
     return f"{type(operation).__name__} '{operation.name}'"

@@ -7,7 +7,7 @@ import keras
 import numpy as np
 
 from keras_hoyer import measures
-from keras_hoyer.graph.costs import kernel_uses
+from keras_hoyer.reports.account import Account
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels
 
 
@@ -26,9 +26,11 @@ class KernelReport:
         channels: Number of output channels.
         zero_channels: Number of output channels whose weights are all zero.
         flops: Multiply-adds with the kernel for one example; `None` if the model's graph cannot
-            be seen.
+            be seen, or the kernel is in a layer without a rule that does not say what it does.
         flops_left: Those without the input and output channels whose weights are all zero, which
             are what `shrink` can save.
+        fixed: Why no channel of the kernel can be removed, such as "fixed by LayerNormalization
+            'norm'"; `None` if some can, or the graph cannot be seen.
     """
 
     name: str
@@ -42,6 +44,7 @@ class KernelReport:
     zero_channels: int
     flops: int | None
     flops_left: int | None
+    fixed: str | None = None
 
 
 @dataclass(frozen=True)
@@ -54,9 +57,10 @@ class Report:
         sparsity: Share of the weights that is zero.
         layers: A `KernelReport` for each kernel.
         parameters: Number of all parameters of the model, whatever layers were asked for.
-        flops: Multiply-adds with the kernels for one example; `None` if the model's graph cannot
-            be seen.
+        flops: Multiply-adds for one example, as `count_flops` counts them; with `layers`, those
+            with their kernels and within them. `None` if the model's graph cannot be seen.
         flops_left: Those without the channels whose weights are all zero.
+        at_least: What the multiply-adds leave out, in words; empty if they are complete.
     """
 
     total: int
@@ -66,6 +70,7 @@ class Report:
     parameters: int
     flops: int | None
     flops_left: int | None
+    at_least: str = ""
 
     def to_dict(self) -> dict:
         """Returns the report as a dictionary of JSON values."""
@@ -88,6 +93,10 @@ class Report:
             )
             for layer in self.layers
         ]
+        rest = (self.flops or 0) - sum(layer.flops or 0 for layer in self.layers)
+        if rest:
+            left = (self.flops_left or 0) - sum(layer.flops_left or 0 for layer in self.layers)
+            rows.append(("products of tensors", *[""] * 7, f"{rest:,}", f"{left:,}"))
         total = ("total", "", f"{self.total:,}", f"{self.nonzero:,}", f"{self.sparsity:.2%}")
         rows.append((*total, "", "", "", *_flops_cells(self.flops, self.flops_left)))
         widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
@@ -100,7 +109,13 @@ class Report:
             for row in rows
         ]
         rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1]])
+        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._notes()])
+
+    def _notes(self) -> list[str]:
+        """What the figures do not say."""
+        fixed = [f"{layer.name} ({layer.fixed})" for layer in self.layers if layer.fixed]
+        notes = [f"No channel can be removed from: {'; '.join(fixed)}."] if fixed else []
+        return [*notes, f"At least: {self.at_least}"] if self.at_least else notes
 
 
 def report(model: keras.Model, layers: LayerSelection = None) -> Report:
@@ -126,13 +141,16 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
     out/kernel  3 x 2  ...    66.67%  0.764          2         1 of 2              6     2
     --------------------...
     total              ...    66.67%                                               6     2
+    No channel can be removed from: out/kernel (fixed by the model's outputs).
     """
+    found = find_kernels(model, layers)
     try:
-        uses = kernel_uses(model)
+        account = Account(model)
     except ValueError:
         # A subclassed model whose graph cannot be seen: all else can still be said.
-        uses = None
-    kernels = tuple(_describe(kernel, uses) for kernel in find_kernels(model, layers))
+        account = None
+    kernels = tuple(_describe(kernel, account) for kernel in found)
+    rest, rest_left = account.rest(found, layers is None) if account else (0, 0)
     total = sum(kernel.total for kernel in kernels)
     nonzero = sum(kernel.nonzero for kernel in kernels)
     sparsity = (total - nonzero) / total if total else 0.0
@@ -142,8 +160,9 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
         sparsity,
         kernels,
         parameters=sum(math.prod(weight.shape) for weight in model.weights),
-        flops=None if uses is None else sum(kernel.flops for kernel in kernels),
-        flops_left=None if uses is None else sum(kernel.flops_left for kernel in kernels),
+        flops=rest + sum(kernel.flops or 0 for kernel in kernels) if account else None,
+        flops_left=rest_left + sum(k.flops_left or 0 for k in kernels) if account else None,
+        at_least=account.at_least if account else "",
     )
 
 
@@ -152,7 +171,7 @@ def count_nonzero(kernel: Weight) -> int:
     return int(np.count_nonzero(kernel.read()))
 
 
-def _describe(kernel: Weight, uses: dict[int, int] | None) -> KernelReport:
+def _describe(kernel: Weight, account: Account | None) -> KernelReport:
     weights = kernel.read()
     if not np.isfinite(weights).all():
         raise ValueError(
@@ -163,6 +182,7 @@ def _describe(kernel: Weight, uses: dict[int, int] | None) -> KernelReport:
     others = tuple(axis for axis in range(weights.ndim) if axis not in axes)
     alive = np.any(weights != 0, axis=others)
     nonzero = int(np.count_nonzero(weights))
+    uses = account.uses(kernel) if account else None
     return KernelReport(
         name=kernel.path,
         shape=kernel.shape,
@@ -173,12 +193,9 @@ def _describe(kernel: Weight, uses: dict[int, int] | None) -> KernelReport:
         effective=measures.effective_count(weights),
         channels=alive.size,
         zero_channels=int(alive.size - np.count_nonzero(alive)),
-        flops=None if uses is None else weights.size * uses.get(id(kernel.variable), 0),
-        flops_left=(
-            None
-            if uses is None
-            else _size_alive(kernel, weights) * uses.get(id(kernel.variable), 0)
-        ),
+        flops=weights.size * uses[0] if uses else None,
+        flops_left=_size_alive(kernel, weights) * uses[1] if uses else None,
+        fixed=account.fixed(kernel) if account else None,
     )
 
 
