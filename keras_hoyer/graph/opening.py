@@ -1,11 +1,11 @@
 """Models as graphs of calls, whichever way they were written."""
 
 import inspect
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import keras
-from keras import tree
+from keras import ops, tree
 
 from keras_hoyer._keras import (
     build_shapes,
@@ -89,6 +89,17 @@ def nested_inputs(function: Any, args: tuple, kwargs: dict) -> tuple[list, list]
     return tree.flatten(given), tree.flatten(rest)
 
 
+def ranked_inputs(function: Any, args: tuple, kwargs: dict) -> list:
+    """The tensors that a nested model computes with: it adds or drops a last axis of one entry."""
+    inputs, _ = nested_inputs(function, args, kwargs)
+    for index, (x, reference) in enumerate(zip(inputs, function.inputs, strict=True)):
+        if x is not None and len(x.shape) < len(reference.shape):
+            inputs[index] = ops.expand_dims(x, -1)
+        elif x is not None and len(x.shape) > len(reference.shape):
+            inputs[index] = ops.squeeze(x, -1)
+    return inputs
+
+
 def nodes_in_order(function: Any) -> Iterator[Any]:
     """The calls of a functional graph, each after the calls that it depends on."""
     for depth in sorted(function._nodes_by_depth, reverse=True):
@@ -102,28 +113,56 @@ def all_layers(model: keras.Model) -> list:
     return list(model._flatten_layers(include_self=True, recursive=True))
 
 
+def call_on(model: keras.Model, tensors: Sequence[Any], training: bool = False) -> Any:
+    """Calls a model on the flat inputs of its `as_function`, as it is written to be called."""
+    if has_graph(model):
+        structure = tree.pack_sequence_as(input_structure(as_function(model)), tensors)
+        return model(structure, training=training)
+    given, rest = _arguments(model), iter(tensors)
+    given = tree.map_structure(lambda x: next(rest) if _is_symbolic(x) else x, given)
+    if "training" in inspect.signature(model.call).parameters:
+        given["training"] = training
+    args, kwargs = _spread(model, given)
+    return model(*args, **kwargs)
+
+
 def _traced(model: keras.Model) -> keras.Model:
     """The functional model of what a subclassed model's `call` does."""
+    layers = {layer.name for layer in all_layers(model)}
+    given = {name: _fresh(value, layers) for name, value in _arguments(model).items()}
+    if "training" in inspect.signature(model.call).parameters:
+        given["training"] = None  # what is recorded of it would be the same in every phase
+    inputs = [value for value in given.values() if _is_symbolic(value)]
+    args, kwargs = _spread(model, given)
+    outputs = model.call(*args, **kwargs)
+    return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=model.name)
+
+
+def _spread(model: keras.Model, given: dict[str, Any]) -> tuple[tuple, dict]:
+    """Named arguments as `call` takes them: by name, if it has no `*args`."""
+    signature = inspect.signature(model.call)
+    kinds = {signature.parameters[name].kind: name for name in given}
+    if inspect.Parameter.VAR_POSITIONAL in kinds:
+        bound = inspect.BoundArguments(signature, given)
+        return bound.args, bound.kwargs
+    more = kinds.get(inspect.Parameter.VAR_KEYWORD)
+    named = {name: value for name, value in given.items() if name != more}
+    return (), {**named, **given.get(more, {})}
+
+
+def _arguments(model: keras.Model) -> dict[str, Any]:
+    """What a subclassed model is called with, by name, with symbolic tensors."""
     signature = inspect.signature(model.call)
     called = last_call(model)
     if called is not None:
-        given = dict(signature.bind(*called[0], **called[1]).arguments)
-    elif input_structure(model) is not None:
-        given = {next(iter(signature.parameters)): input_structure(model)}
-    else:
-        shapes = build_shapes(model)
-        names = {f"{name}_shape": name for name in signature.parameters}
-        if not shapes.keys() <= names.keys():  # `build` has a name of its own for the first
-            names = dict(zip(shapes, signature.parameters, strict=False))
-        given = {names[name]: _tensor_of(shape) for name, shape in shapes.items()}
-    layers = {layer.name for layer in all_layers(model)}
-    given = {name: _fresh(value, layers) for name, value in given.items()}
-    if "training" in signature.parameters:
-        given["training"] = None  # what is recorded of it would be the same in every phase
-    inputs = [value for value in given.values() if _is_symbolic(value)]
-    bound = signature.bind_partial(**given)
-    outputs = model.call(*bound.args, **bound.kwargs)
-    return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=model.name)
+        return dict(signature.bind(*called[0], **called[1]).arguments)
+    if input_structure(model) is not None:
+        return {next(iter(signature.parameters)): input_structure(model)}
+    shapes = build_shapes(model)
+    names = {f"{name}_shape": name for name in signature.parameters}
+    if not shapes.keys() <= names.keys():  # `build` has a name of its own for the first
+        names = dict(zip(shapes, signature.parameters, strict=False))
+    return {names[name]: _tensor_of(shape) for name, shape in shapes.items()}
 
 
 def _is_symbolic(value: Any) -> bool:

@@ -10,19 +10,33 @@ whose kernel is zero, is known with its value as far as it stays constant.
 """
 
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_hoyer._keras import input_structure
 from keras_hoyer.graph.arguments import accepted, for_rule
 from keras_hoyer.graph.axes import Axis, Read, Tensor, WeightAxes
 from keras_hoyer.graph.calls import Calls
 from keras_hoyer.graph.labels import Labels
-from keras_hoyer.graph.opening import as_function, has_graph, nested_inputs, nodes_in_order
-from keras_hoyer.graph.probing import function_key, probe_shape, sample, works_on_each_element
+from keras_hoyer.graph.opening import (
+    as_function,
+    has_graph,
+    nested_inputs,
+    nodes_in_order,
+    ranked_inputs,
+)
+from keras_hoyer.graph.probing import (
+    function_key,
+    probe_shape,
+    probed_constants,
+    works_on_each_element,
+)
 from keras_hoyer.graph.registry import find_rule
+from keras_hoyer.graph.sharing import held_variables, sharing_layers
 
 Size = Callable[[Axis], int]
 
@@ -66,6 +80,10 @@ class ChannelGraph:
         outputs = self.walk(self.function, [Tensor(x.shape) for x in self.function.inputs])
         for tensor in outputs:
             self.freeze(*tensor.axes)
+        self.sharing = sharing_layers(self.function)
+        for variable in [v for group in self.sharing for x in group for v in held_variables(x)]:
+            if id(variable) in self.weights:
+                self.freeze(*self.weights[id(variable)].axes)  # others use it in their own way
         self.roots = self.labels.roots()
 
     # What a rule may do.
@@ -275,32 +293,51 @@ class ChannelGraph:
     def _called(self, operation: Any, args: tuple, kwargs: dict) -> Any:
         given = self._given = _tensors((args, kwargs))
         if isinstance(operation, keras.Model) and has_graph(operation):
-            function = as_function(operation)
-            inputs, rest = nested_inputs(function, args, kwargs)
-            self.freeze(*(axis for x in rest if isinstance(x, Tensor) for axis in x.axes))
-            return self.walk(function, inputs)
+            return self._nested(as_function(operation), args, kwargs)
         rule, follows = find_rule(operation)
         if rule is not None and not _is_adapted(operation):
-            taken = for_rule(operation, rule, args, kwargs)
-            if not self._leaves_out(taken.refused, given):
-                name = next(name for name, x in taken.refused.items() if _tensors(x))
-                return self.opaque(operation, given, f" (its rule takes no `{name}`)")
-            for x in _tensors(taken.unnamed):
-                self.freeze(*x.axes)
-            arguments = (taken.args, taken.kwargs)
-            if not follows:
-                arguments = tree.map_structure(_all_labelled, arguments)
-            result = rule(self, operation, *arguments[0], **arguments[1])
-            outputs = tree.flatten(result)
-            self._check_outputs(self.calls.node, outputs)
-            self.calls.count_consuming(outputs)
-            if follows:
-                return result
-            return self._with_probed_constants(operation, args, kwargs, outputs)
+            return self._ruled(operation, rule, follows, args, kwargs)
         labelled = any(x.labelled for x in given)
         if labelled and len(given) == 1 and self.is_pointwise(operation, given[0], args, kwargs):
             return self.pointwise(given[0], _of_its_tensor(operation, args, kwargs))
         return self.opaque(operation, given)
+
+    def _nested(self, function: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+        """The outputs of a model in the model."""
+        inputs, rest = nested_inputs(function, args, kwargs)
+        self.freeze(*(axis for x in _tensors(rest) for axis in x.axes))
+        pairs = zip(inputs, function.inputs, strict=True)
+        if any(x is not None and x.rank != len(y.shape) for x, y in pairs):
+            self.rewrite(partial(_with_ranks, function))
+        expected = self.calls.node.outputs
+        outputs = self.walk(function, inputs)
+        if [x.rank for x in outputs] == [len(x.shape) for x in expected]:
+            return outputs
+        # Keras is mistaken in the shapes where a model changes the rank of its inputs.
+        self.freeze(*(axis for x in outputs for axis in x.axes))
+        return [Tensor(x.shape) for x in expected]
+
+    def _ruled(
+        self, operation: Any, rule: Callable, follows: bool, args: tuple, kwargs: dict
+    ) -> Any:
+        """The outputs of a call, by a rule that may follow constants."""
+        given = self._given
+        taken = for_rule(operation, rule, args, kwargs)
+        for name, value in taken.refused.items():
+            if "mask" not in name and _tensors(value):
+                return self.opaque(operation, given, f" (its rule takes no `{name}`)")
+        self._freeze_masks({**taken.unnamed, **taken.refused}, given)
+        arguments = (taken.args, taken.kwargs)
+        if not follows:
+            arguments = tree.map_structure(_all_labelled, arguments)
+        result = rule(self, operation, *arguments[0], **arguments[1])
+        outputs = tree.flatten(result)
+        self._check_outputs(self.calls.node, outputs)
+        self.calls.count_consuming(outputs)
+        if follows:
+            return result
+        call = operation if self.values else None
+        return probed_constants(call, self.calls.node.arguments, args, kwargs, outputs)
 
     def inside(self, layer: Any, *args: Tensor, steps: int | None = 1) -> Any:
         """The outputs of a layer that the present one wraps, called on tensors.
@@ -412,58 +449,15 @@ class ChannelGraph:
             return Tensor(x.shape[:-1], x.axes[:-1], x.sizes[:-1])
         return x
 
-    def _leaves_out(self, refused: dict[str, Any], given: list[Tensor]) -> bool:
-        """Whether a rule can do without these arguments: what masks concern is frozen."""
-        for name, value in refused.items():
-            for mask in _tensors(value):
-                if "mask" not in name:
-                    return False
-                self.freeze(*mask.axes)
-                for x in given:
-                    # A mask has the first axes of what it masks.
-                    self.freeze(*x.axes[: mask.rank])
-        return True
+    def _freeze_masks(self, arguments: dict[str, Any], given: list[Tensor]) -> None:
+        """Freezes what touches the tensors among arguments that a rule does not name.
 
-    def _with_probed_constants(
-        self, operation: Any, args: tuple, kwargs: dict, outputs: list[Tensor]
-    ) -> list[Tensor]:
-        """Finds by running the layer which channels stay constant under a user's rule."""
-        given = tree.flatten((args, kwargs))
-        node = self.calls.node.arguments
-        references = [None] * len(given) if node is None else tree.flatten((node.args, node.kwargs))
-        dtypes = [getattr(reference, "dtype", "float32") for reference in references]
-        inputs = [x for x in given if isinstance(x, Tensor)]
-        constant = {
-            label
-            for x in inputs
-            for axis in x.labelled
-            for label in axis.labels[~np.isnan(axis.constants)]
-        }
-        draws = []
-        if self.values and constant:
-            for seed in range(3):
-                rng = np.random.default_rng(seed)
-                drawn = [
-                    sample(x, dtype, rng) if isinstance(x, Tensor) else x
-                    for x, dtype in zip(given, dtypes, strict=True)
-                ]
-                drawn_args, drawn_kwargs = tree.pack_sequence_as((args, kwargs), drawn)
-                results = operation(*drawn_args, **drawn_kwargs)
-                draws.append([ops.convert_to_numpy(y) for y in tree.flatten(results)])
-        labels = list(constant)
-        probed = []
-        for number, x in enumerate(outputs):
-            axes = []
-            for index, axis in enumerate(x.axes):
-                values = np.nan
-                if axis is not None and draws:
-                    rows = [np.moveaxis(d[number], index, 0).reshape(len(axis), -1) for d in draws]
-                    rows = np.concatenate(rows, axis=1)
-                    still = (np.ptp(rows, axis=1) == 0) & np.isin(axis.labels, labels)
-                    values = np.where(still, rows[:, 0], np.nan)
-                axes.append(axis if axis is None else axis.having(values))
-            probed.append(Tensor(x.shape, axes))
-        return probed
+        They are masks, which have the first axes of what they mask.
+        """
+        for mask in _tensors(arguments):
+            self.freeze(*mask.axes)
+            for x in given:
+                self.freeze(*x.axes[: mask.rank])
 
     def _check_outputs(self, node: Any, outputs: list) -> None:
         expected = [tuple(x.shape) for x in node.outputs]
@@ -483,6 +477,16 @@ class ChannelGraph:
 
 def _sizes(x: Tensor) -> tuple[int | None, ...]:
     return tuple(n if a is None else len(a) for n, a in zip(x.shape, x.axes, strict=True))
+
+
+def _with_ranks(function: Any, size: Size, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    """The arguments of a nested model with the ranks that it gives them itself.
+
+    Keras does not count on it when it works out the shapes inside.
+    """
+    inputs = ranked_inputs(function, args, kwargs)
+    kwargs = {name: value for name, value in kwargs.items() if name != "inputs"}
+    return (tree.pack_sequence_as(input_structure(function), inputs), *args[1:]), kwargs
 
 
 def _tensors(value: Any) -> list[Tensor]:

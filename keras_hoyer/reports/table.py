@@ -1,6 +1,7 @@
 """What is left of a model: counts, measures and zero channels, as data and as a table."""
 
 import html
+import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
@@ -230,7 +231,7 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
         nonzero,
         sparsity,
         kernels,
-        parameters=model.count_params(),
+        parameters=sum(math.prod(weight.shape) for weight in model.weights),
         flops=rest + sum(kernel.flops or 0 for kernel in kernels) if account else None,
         flops_left=rest_left + sum(k.flops_left or 0 for k in kernels) if account else None,
         at_least=account.at_least if account else "",

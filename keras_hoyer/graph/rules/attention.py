@@ -105,11 +105,14 @@ def _sequence_outputs(
     return result, Tensor(shape, axes)
 
 
-def _freeze_masked(graph: ChannelGraph, heads: Axis, mask: Any) -> None:
-    """A mask for each head fixes the heads."""
-    shape = getattr(mask, "shape", ())
-    if len(shape) > 3 and shape[1] != 1:
-        graph.freeze(heads)
+def _freeze_masked(graph: ChannelGraph, heads: Axis | None, *masks: Any) -> None:
+    """A mask for each head fixes the heads; what masks are made of stays."""
+    for mask in masks:
+        if isinstance(mask, Tensor):
+            graph.freeze(*mask.axes)
+        shape = getattr(mask, "shape", ())
+        if len(shape) > 3 and shape[1] != 1:
+            graph.freeze(heads)
 
 
 @rule(layers.MultiHeadAttention)
@@ -191,9 +194,9 @@ def _grouped_query_attention(
     width = graph.channels(layer, "head_dim", layer.head_dim)
     _freeze_masked(graph, heads, attention_mask)
     sources = [_rows(graph, x) for x in (query, key, value)]
-    # The output is as wide as the query.
+    # The output is as wide as the query, and Keras wants the value to be so as well.
     out = graph.channels(layer, "output", layer.feature_dim)
-    out = graph.join(out, sources[0])
+    out = graph.join(out, sources[0], sources[2])
     graph.resize(
         layer,
         lambda size: {
@@ -242,6 +245,7 @@ def _attention(
 ) -> Any:
     query, value = inputs[:2]
     key = inputs[2] if len(inputs) > 2 else value
+    _freeze_masked(graph, None, *(mask or ()))
     left, right, content = (_rows(graph, x) for x in (query, key, value))
     graph.join(left, right)
     rows, columns = query.places(-1), value.places(-1)
@@ -294,13 +298,8 @@ def _dot_product_attention(
     tensors = (query, key, value)
     for x in tensors:
         graph.freeze(x.axes[1])
-    for extra in (bias, mask):
-        if isinstance(extra, Tensor):
-            graph.freeze(*extra.axes)
     shared = _same_axis(graph, [x.axes[2] for x in tensors], [x.shape[2] for x in tensors])
-    for extra in (bias, mask):
-        if shared is not None and len(getattr(extra, "shape", ())) > 3 and extra.shape[1] != 1:
-            graph.freeze(shared)
+    _freeze_masked(graph, shared, bias, mask)
     for x in (query, value):  # the width of the scores, and that of what they weigh
         graph.product(*query.places(-1), key.sizes[1], x.places()[-1])
     # Keras says that the output is as wide as the query, so the values follow the keys.

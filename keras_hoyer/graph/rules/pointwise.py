@@ -94,9 +94,14 @@ def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: A
     sizes = [None if index is None else x.shape[index] for index in indices]
     if masks or None in sizes or not isinstance(layer, (layers.Softmax, nn_ops.Softmax)):
         return forgetting(x)
+    # What is constant at all places that are compared gets an equal share of each.
     share = 1 / math.prod(sizes)
+    compared = {index % x.rank for index in indices}
     known = [
-        a if a is None else a.having(np.where(np.isnan(a.constants), np.nan, share)) for a in x.axes
+        a
+        if a is None
+        else a.having(np.where(np.isnan(a.constants) | (i in compared), np.nan, share))
+        for i, a in enumerate(x.axes)
     ]
     return Tensor(x.shape, known)
 

@@ -28,7 +28,13 @@ def _recurrent(
     graph.weight(cell.recurrent_kernel, (out, wide), reads=(0,), uses=steps)
     if cell.bias is not None:
         graph.weight(cell.bias, (*(None,) * (len(cell.bias.shape) - 1), wide))
+    for state in tree.flatten(layer.states or ()) if layer.stateful else ():
+        graph.weight(state, (None, out), state=True)
     graph.resize(layer, lambda size: {"units": size(out)})
+    if any(
+        graph.mixes(getattr(cell, name, None)) for name in ("activation", "recurrent_activation")
+    ):
+        graph.freeze(out)
     kernel = graph.value(cell.kernel)
     if kernel is not None:
         graph.read(source, kernel != 0, (wide,))

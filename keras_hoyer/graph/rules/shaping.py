@@ -299,7 +299,8 @@ def _pad(graph: ChannelGraph, operation: Any, x: Tensor, constant_values: Any = 
     pairs = [tuple(p) for p in np.broadcast_to(operation.pad_width, (x.rank, 2)).tolist()]
     value = np.nan
     if operation.mode == "constant":
-        value = 0.0 if constant_values is None else float(constant_values)
+        value = 0.0 if constant_values is None else constant_values
+        value = float(value) if np.ndim(value) == 0 and not isinstance(value, Tensor) else np.nan
     padded = [index for index, pair in enumerate(pairs) if any(pair)]
     shape = [None if n is None else n + sum(pair) for n, pair in zip(x.shape, pairs, strict=True)]
     axes, added = list(x.axes), {}
