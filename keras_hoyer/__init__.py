@@ -13,6 +13,7 @@ __all__ = [
     "GroupLasso",
     "Hoyer",
     "HoyerSquare",
+    "ShrinkError",
     "TransformedL1",
     "callbacks",
     "check_sparse_inference",

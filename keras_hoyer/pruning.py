@@ -13,7 +13,8 @@ from keras_hoyer.graph import channel_groups
 from keras_hoyer.masks import apply_masks, known_mask
 from keras_hoyer.patterns import Channel, Pattern, Unstructured, check_pattern
 from keras_hoyer.reports import Report, report
-from keras_hoyer.units import ChannelUnits, FlopsLeft, Units, find_units
+from keras_hoyer.targets import warn_of_limits
+from keras_hoyer.units import ChannelUnits, ModelUnits, Units, find_units
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights
 
 
@@ -136,7 +137,7 @@ def check_choices(criterion: Criterion, pattern: Pattern) -> None:
 
 def cut(
     model: keras.Model,
-    units: Sequence[Units],
+    units: ModelUnits,
     criterion: Criterion,
     progress: float = 1.0,
     tentative: bool = False,
@@ -151,8 +152,7 @@ def cut(
         tentative: Whether the cut is taken back if it turns out too deep.
     """
     scores = [entry.score() for entry in units]
-    flops = FlopsLeft(model, units) if isinstance(units[0], ChannelUnits) else None
-    keep = criterion.keep(scores, progress, flops)
+    keep = criterion.keep(scores, progress, units.flops)
     keep = [
         entry.restrict(kept, scored.values)
         for entry, kept, scored in zip(units, keep, scores, strict=True)
@@ -168,11 +168,11 @@ def cut(
             masks[weight] = mask if known is None else mask & known
     emptied = [weight.path for weight, mask in masks.items() if not mask.any()]
     if emptied:
-        warnings.warn(
+        warn(
             f"Pruning leaves no weight in {', '.join(emptied)}: nothing passes through any more. "
-            "A smaller threshold or target keeps some, as does `scope='layer'`.",
-            stacklevel=3,
+            "A smaller threshold or target keeps some, as does `scope='layer'`."
         )
+    warn_of_limits(criterion, progress, units, keep, masks)
     apply_masks(model, masks)
 
 
