@@ -31,6 +31,17 @@ def trusting() -> contextlib.AbstractContextManager[Any]:
     return SafeModeScope(safe_mode=False)
 
 
+# Where TensorFlow and torch keep what a layer's own attributes tell them.
+_TRACKING = (
+    "_torch_params",
+    "_self_name_based_restores",
+    "_self_saveable_object_factories",
+    "_self_setattr_tracking",
+    "_self_unconditional_",
+    "_self_update_uid",
+)
+
+
 def attributes_of(layer: keras.Layer) -> dict[str, Any]:
     """The attributes that a layer's own code has set, by name; not those of `keras.Layer`."""
     found = {**vars(layer), **vars(layer).get("_modules", {})}  # where torch puts sublayers
@@ -38,7 +49,7 @@ def attributes_of(layer: keras.Layer) -> dict[str, Any]:
     return {
         name: value
         for name, value in found.items()
-        if name not in base and not name.startswith(("_self_", "_torch_params"))
+        if name not in base and not name.startswith(_TRACKING)
     }
 
 
