@@ -104,10 +104,11 @@ class Block(KernelPattern):
         object.__setattr__(self, "shape", tuple(int(extent) for extent in shape))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether every block extent divides its axis."""
+        """Whether every block extent divides its axis; none divides one of unknown size."""
         last = shape[-len(self.shape) :]
         return len(shape) >= len(self.shape) and all(
-            size % extent == 0 for size, extent in zip(last, self.shape, strict=True)
+            size is not None and size % extent == 0
+            for size, extent in zip(last, self.shape, strict=True)
         )
 
     def split_shape(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

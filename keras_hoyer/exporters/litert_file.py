@@ -52,6 +52,37 @@ def make_zeros_positive(content: bytearray) -> None:
             values[values == 0] = 0
 
 
+def has_loops(content: bytes) -> bool:
+    """Whether a file has loops or branches, each part of which is a graph of its own."""
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415
+
+    return schema.Model.GetRootAs(content, 0).SubgraphsLength() > 1
+
+
+def bytes_of_constants(content: bytes) -> int:
+    """How much of a file is weights and other constants."""
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415
+
+    model = schema.Model.GetRootAs(content, 0)
+    return sum(model.Buffers(i).DataLength() for i in range(model.BuffersLength()))
+
+
+def interface_of(content: bytes) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+    """Names and tensors of the inputs, and of the outputs, in the file's signature."""
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415
+
+    model = schema.Model.GetRootAs(content, 0)
+    signature = model.SignatureDefs(0)
+    graph = model.Subgraphs(signature.SubgraphIndex())
+    inputs = [signature.Inputs(i) for i in range(signature.InputsLength())]
+    outputs = [signature.Outputs(i) for i in range(signature.OutputsLength())]
+    named = [
+        [(place.Name().decode(), graph.Tensors(place.TensorIndex())) for place in places]
+        for places in (inputs, outputs)
+    ]
+    return named[0], named[1]
+
+
 def _constants(content: bytes | bytearray) -> Iterator[tuple[Any, np.ndarray]]:
     """Tensors with stored values of a float or int8 dtype, and a view of the stored values."""
     from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415

@@ -19,6 +19,7 @@ class ExportError(RuntimeError):
 
     Attributes:
         step: the step that broke: `"outputs of the model"`, `"convert"`, `"check"` or `"write"`.
+        reason: what broke there, and what to do.
         candidates: tuple of `Candidate`, what was tried before giving up.
     """
 
@@ -28,7 +29,12 @@ class ExportError(RuntimeError):
             lines.append(text_table(_candidate_rows(candidates), right=[1, 2]))
         super().__init__("\n".join(lines))
         self.step = step
+        self.reason = reason
         self.candidates = candidates
+
+    def extended(self, advice: str) -> "ExportError":
+        """The same error with a sentence more."""
+        return ExportError(self.step, f"{self.reason} {advice}", self.candidates)
 
 
 @dataclasses.dataclass(frozen=True)
