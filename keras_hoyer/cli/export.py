@@ -126,10 +126,8 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
 
     settings = {
         name: getattr(options, name)
-        for name in ("format", "quantize", "sparse", "tolerance", "optimize_for")
+        for name in ("format", "quantize", "sparse", "tolerance", "optimize_for", "io_dtype")
     }
-    if options.io_dtype != "float32":
-        settings["io_dtype"] = options.io_dtype
     model = models.load(options.file, console)
     with console.step(f"converting, running and comparing {options.output}"):
         result = export(model, options.output, representative_data=options.data, **settings)
