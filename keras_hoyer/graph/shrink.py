@@ -7,11 +7,13 @@ import keras
 import numpy as np
 from keras import ops, tree
 
+from keras_hoyer._checks import warn
 from keras_hoyer._keras import trusting
 from keras_hoyer.graph.axes import FROZEN, Axis, Read
 from keras_hoyer.graph.opening import all_layers, as_function, has_graph, nodes_in_order
 from keras_hoyer.graph.walk import ChannelGraph
 from keras_hoyer.masks import KeepZeros, apply_masks
+from keras_hoyer.plain import find_adapted
 from keras_hoyer.weights import find_weights
 
 
@@ -47,6 +49,12 @@ def shrink(model: keras.Model) -> keras.Model:
     >>> bool(np.allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5))
     True
     """
+    adapted = find_adapted(model) if isinstance(model, keras.Model) else {}
+    if adapted:
+        warn(
+            "Kept as they are, since LoRA adds to their kernels or they are quantized: layers "
+            f"{', '.join(adapted)}. The order is: merge LoRA, prune, shrink, quantize."
+        )
     graph = ChannelGraph(model)
     small = _Builder(graph, _removable(graph)).build(model)
     # What is left may be tied less: a convolution of one group in place of two, for instance.
