@@ -8,7 +8,7 @@ import keras
 from keras_hoyer._checks import warn
 from keras_hoyer.masks import KeepZeros
 from keras_hoyer.regularizers import GroupPenalty, Penalty
-from keras_hoyer.regularizers.coupled import couple
+from keras_hoyer.regularizers.coupled import couple, keep_in_configs
 from keras_hoyer.weights import (
     LayerSelection,
     Weight,
@@ -43,7 +43,10 @@ def regularize(
             recurrent and attention layers.
         groups: `"coupled"` takes the channels of the model's graph for the groups of a group
             penalty without `axis`: a channel of a residual stream is one group with all kernels
-            that make or read it, as `patterns.Channel` cuts it. Not saved for attention layers.
+            that make or read it, as `patterns.Channel` cuts it. Kernels that are frozen count in
+            the norms of their groups; a group of frozen kernels alone is a constant and is left
+            out. Of the losses of a single layer, or of a model that shares only some of the layers,
+            a group is part if the first of its kernels that is being trained is.
             Defaults to `None`: each kernel has its own groups.
 
     Returns:
@@ -87,6 +90,8 @@ def regularize(
     for kernel, penalty in chosen:
         if penalty is not None:
             kernel.set("regularizer", penalty)
+    if groups == "coupled":
+        keep_in_configs(chosen)
     warn_unsaved([kernel for kernel, penalty in chosen if penalty is not None], "penalty")
     refresh_compiled(model)
     return model

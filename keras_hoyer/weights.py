@@ -15,6 +15,7 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
+from keras_hoyer._keras import has_call
 from keras_hoyer.plain import LayerSelection, check_plain, walk_layers
 
 # Names of variables, and the prefixes of the attributes that layers give them.
@@ -325,8 +326,18 @@ def _check_built(model: keras.Model) -> None:
         raise ValueError(
             f"Invalid value for argument `model`. Expected a Keras model. Received: model={model!r}"
         )
+    waiting = [layer for layer in _inside(model) if not layer.built]
+    if not has_call(model):
+        # It only holds models for its `train_step`, so nothing ever builds it but its parts.
+        if waiting and not model.weights:
+            names = ", ".join(f"'{x.name}'" for x in model.layers if not x.built)
+            raise ValueError(
+                f"Model '{model.name}' has no `call`, and its parts {names} are not built, so they "
+                "have no weights yet. Give each an `Input`, or call it once on a batch of data, "
+                "before this call."
+            )
     # A subclassed model counts as built although its layers wait for the first call.
-    if not model.built or (not model.weights and any(not layer.built for layer in _inside(model))):
+    elif not model.built or (waiting and not model.weights):
         raise ValueError(
             f"Model '{model.name}' is not built, so it has no weights yet. Give it an `Input`, or "
             "call it once on a batch of data, before this call."
