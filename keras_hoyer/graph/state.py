@@ -150,13 +150,15 @@ def _same(one: Any, two: Any, depth: int = 4) -> bool:
 def _same_object(one: Any, two: Any, depth: int) -> bool:
     if isinstance(one, (keras.Variable, keras.Layer, keras.Metric, keras.random.SeedGenerator)):
         return True
-    if isinstance(one, types.MethodType) and isinstance(two, types.MethodType):
+    if type(one) is not type(two):
+        return False
+    if isinstance(one, types.MethodType):
         one, two = one.__func__, two.__func__
-    if isinstance(one, types.FunctionType) and isinstance(two, types.FunctionType):
-        return one.__code__ == two.__code__ and one.__globals__ is two.__globals__
-    if type(one) is type(two) and type(one).__module__.partition(".")[0] in _LIBRARIES:
+    if isinstance(one, types.FunctionType):
+        one, two = (one.__code__, id(one.__globals__)), (two.__code__, id(two.__globals__))
+    if type(one).__module__.partition(".")[0] in _LIBRARIES:
         return True
-    if type(one) is type(two) and hasattr(one, "__dict__"):
+    if hasattr(one, "__dict__"):
         return _same(vars(one), vars(two), depth - 1)
     return bool(one == two) or bool(one != one)  # noqa: PLR0124  (NaN)
 
