@@ -115,6 +115,15 @@ def variables_whose_losses_are_read() -> tuple[list[keras.Variable], keras.Varia
 def flatten_layers(model: keras.Model) -> list[keras.Layer]:
     """All layers inside of a model, at any depth, without the model itself."""
     return list(model._flatten_layers(include_self=False, recursive=True))
+# Where TensorFlow and torch keep what a layer's own attributes tell them.
+_TRACKING = (
+    "_torch_params",
+    "_self_name_based_restores",
+    "_self_saveable_object_factories",
+    "_self_setattr_tracking",
+    "_self_unconditional_",
+    "_self_update_uid",
+)
 
 
 def attributes_of(layer: keras.Layer) -> dict[str, Any]:
@@ -124,7 +133,7 @@ def attributes_of(layer: keras.Layer) -> dict[str, Any]:
     return {
         name: value
         for name, value in found.items()
-        if name not in base and not name.startswith(("_self_", "_torch_params"))
+        if name not in base and not name.startswith(_TRACKING)
     }
 
 
