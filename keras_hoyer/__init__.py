@@ -20,6 +20,7 @@ __all__ = [
     "count_flops",
     "criteria",
     "export",
+    "keep_zeros",
     "load_sparse_weights",
     "measures",
     "patterns",

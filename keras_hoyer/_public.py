@@ -15,6 +15,7 @@ from keras_hoyer.graph import register_rule as register_rule
 from keras_hoyer.graph.building import ShrinkError as ShrinkError
 from keras_hoyer.graph.costs import count_flops as count_flops
 from keras_hoyer.graph.shrink import shrink as shrink
+from keras_hoyer.pruning import keep_zeros as keep_zeros
 from keras_hoyer.pruning import prune as prune
 from keras_hoyer.regularizers import GroupHoyer as GroupHoyer
 from keras_hoyer.regularizers import GroupHoyerSquare as GroupHoyerSquare

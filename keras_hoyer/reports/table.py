@@ -1,6 +1,5 @@
 """What is left of a model: counts, measures and zero channels, as data and as a table."""
 
-import html
 import math
 import textwrap
 from collections.abc import Callable
@@ -10,12 +9,13 @@ import keras
 import numpy as np
 
 from keras_hoyer import measures
-from keras_hoyer._tables import html_table, short_count, shorten, text_table
+from keras_hoyer._tables import html_lines, html_table, short_count, shorten, text_table
+from keras_hoyer.masks import known_mask
 from keras_hoyer.reports.account import Account
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels
 
 # What a line of the table is no longer than, and what names are not cut below for it.
-WIDTH, SHORTEST_NAME = 110, 20
+WIDTH, SHORTEST_NAME = 120, 20
 
 # Headers that are wider than the figures below them.
 TWO_LINES = {"zero channels": ("zero", "channels"), "multiply-adds": ("multiply-", "adds")}
@@ -31,6 +31,9 @@ class KernelReport:
         total: Number of weights.
         nonzero: Number of weights that are not zero.
         sparsity: Share of the weights that is zero.
+        held: Number of zeros that a mask holds, through all training to come.
+        overwritten: Number of weights that a mask holds at zero and that are not zero, since they
+            were set anew: the next step of training makes them zero.
         hoyer: Normalised Hoyer sparsity, see `measures.hoyer_sparsity`.
         effective: Effective number of nonzero weights, see `measures.effective_count`.
         channels: Number of output channels.
@@ -48,6 +51,8 @@ class KernelReport:
     total: int
     nonzero: int
     sparsity: float
+    held: int
+    overwritten: int
     hoyer: float
     effective: float
     channels: int
@@ -65,6 +70,8 @@ class Report:
         total: Number of weights in the kernels; biases and normalisation do not count.
         nonzero: Number of weights that are not zero.
         sparsity: Share of the weights that is zero.
+        held: Number of zeros that masks hold, through all training to come.
+        overwritten: Number of weights that masks hold at zero and that are not zero now.
         layers: A `KernelReport` for each kernel.
         parameters: Number of all parameters of the model, whatever layers were asked for.
         flops: Multiply-adds for one example, as `count_flops` counts them; with `layers`, those
@@ -76,6 +83,8 @@ class Report:
     total: int
     nonzero: int
     sparsity: float
+    held: int
+    overwritten: int
     layers: tuple[KernelReport, ...]
     parameters: int
     flops: int | None
@@ -100,6 +109,9 @@ class Report:
 
     def _notes(self) -> list[str]:
         """What the figures do not say."""
+        return [*self._notes_on_zeros(), *self._notes_on_channels()]
+
+    def _notes_on_channels(self) -> list[str]:
         reasons: dict[str, list[str]] = {}
         for layer in self.layers:
             if layer.fixed:
@@ -112,8 +124,8 @@ class Report:
         rows = self._rows("{:,}".format)
         columns = list(rows[0])
         cells = [columns, *([row[column] for column in columns] for row in rows)]
-        notes = [f"<p>{html.escape(note)}</p>" for note in self._notes()]
-        return "".join([html_table(cells, right=_figures(columns), total=True), *notes])
+        table = html_table(cells, right=_figures(columns), total=True)
+        return table + html_lines(*self._notes())
 
     def _rows(self, number: Callable[[int], str]) -> list[dict[str, str]]:
         """A row for each kernel and one for the total, from the columns' names to their cells."""
@@ -124,6 +136,7 @@ class Report:
                 "weights": number(layer.total),
                 "nonzero": number(layer.nonzero),
                 "sparsity": f"{layer.sparsity:.2%}",
+                "held": number(layer.held),
                 "Hoyer": f"{layer.hoyer:.3f}",
                 "effective": number(round(layer.effective)),
                 "zero channels": f"{number(layer.zero_channels)} of {number(layer.channels)}",
@@ -146,6 +159,7 @@ class Report:
             "weights": number(self.total),
             "nonzero": number(self.nonzero),
             "sparsity": f"{self.sparsity:.2%}",
+            "held": number(self.held),
             "multiply-adds": "?" if self.flops is None else number(self.flops),
             "left": "?" if self.flops_left is None else number(self.flops_left),
         }
@@ -165,6 +179,22 @@ class Report:
         for row in rows:
             row["kernel"] = shorten(row["kernel"], max(SHORTEST_NAME, longest - max(0, excess)))
         return rows
+
+    def _notes_on_zeros(self) -> list[str]:
+        notes = []
+        free = self.total - self.nonzero - self.held
+        if free:
+            notes.append(
+                f"{_count(free, 'zero is', 'zeros are')} not held: training can bring them back. "
+                "`keep_zeros(model)` holds them."
+            )
+        if self.overwritten:
+            notes.append(
+                f"{_count(self.overwritten, 'weight is', 'weights are')} not zero although masks "
+                "hold them at zero: the next step of training makes them so. `keep_zeros(model)` "
+                "holds the zeros of now instead."
+            )
+        return notes
 
 
 def _text(rows: list[dict[str, str]], compact: bool = False) -> str:
@@ -208,11 +238,12 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")])
     >>> model.set_weights([np.array([[1, 0], [2, 0], [0, 0]]), np.zeros(2)])
     >>> print(report(model))
-    kernel      shape  ...  sparsity  Hoyer  effective  zero channels  multiply-adds  left
+    kernel      shape  ...  sparsity  held  Hoyer  effective  zero channels  multiply-adds  left
     --------------------...
-    out/kernel  3 x 2  ...    66.67%  0.764          2         1 of 2              6     2
+    out/kernel  3 x 2  ...    66.67%     0  0.764          2         1 of 2              6     2
     --------------------...
-    total              ...    66.67%                                               6     2
+    total              ...    66.67%     0                                               6     2
+    4 zeros are not held: training can bring them back. `keep_zeros(model)` holds them.
     No channel can be removed from: out/kernel (fixed by the model's outputs).
     """
     found = find_kernels(model, layers)
@@ -230,7 +261,9 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
         total,
         nonzero,
         sparsity,
-        kernels,
+        held=sum(kernel.held for kernel in kernels),
+        overwritten=sum(kernel.overwritten for kernel in kernels),
+        layers=kernels,
         parameters=sum(math.prod(weight.shape) for weight in model.weights),
         flops=rest + sum(kernel.flops or 0 for kernel in kernels) if account else None,
         flops_left=rest_left + sum(k.flops_left or 0 for k in kernels) if account else None,
@@ -254,6 +287,8 @@ def _describe(kernel: Weight, account: Account | None) -> KernelReport:
     others = tuple(axis for axis in range(weights.ndim) if axis not in axes)
     alive = np.any(weights != 0, axis=others)
     nonzero = int(np.count_nonzero(weights))
+    mask = known_mask(kernel)
+    overwritten = 0 if mask is None else int(np.count_nonzero(weights[~mask]))
     uses = account.uses(kernel) if account else None
     return KernelReport(
         name=kernel.path,
@@ -261,6 +296,8 @@ def _describe(kernel: Weight, account: Account | None) -> KernelReport:
         total=weights.size,
         nonzero=nonzero,
         sparsity=(weights.size - nonzero) / weights.size,
+        held=0 if mask is None else int(np.count_nonzero(~mask)) - overwritten,
+        overwritten=overwritten,
         hoyer=measures.hoyer_sparsity(weights),
         effective=measures.effective_count(weights),
         channels=alive.size,
@@ -278,3 +315,7 @@ def _size_alive(kernel: Weight, weights: np.ndarray) -> int:
         others = tuple(i for i in range(weights.ndim) if i != axis)
         shape[axis] = np.count_nonzero(np.any(weights != 0, axis=others))
     return int(np.prod(shape))
+
+
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"
