@@ -115,6 +115,8 @@ def variables_whose_losses_are_read() -> tuple[list[keras.Variable], keras.Varia
 def flatten_layers(model: keras.Model) -> list[keras.Layer]:
     """All layers inside of a model, at any depth, without the model itself."""
     return list(model._flatten_layers(include_self=False, recursive=True))
+
+
 # Where TensorFlow and torch keep what a layer's own attributes tell them.
 _TRACKING = (
     "_torch_params",

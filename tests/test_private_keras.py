@@ -65,6 +65,8 @@ def test_tf2onnx_is_patched_for_numpy():
     tf2onnx = pytest.importorskip("tf2onnx")
     _keras.patch_tf2onnx()
     assert "patched" in tf2onnx.tfonnx.rewrite_constant_fold.__name__
+
+
 class Held(keras.Layer):
     def __init__(self):
         super().__init__()

@@ -216,6 +216,12 @@ def test_a_pattern_that_keeps_whole_layers_names_them():
         kh.prune(model, kh.criteria.Threshold(0.1), kh.patterns.Channel(multiple_of=64))
 
 
+def test_a_pattern_that_divides_no_kernel_advises_no_empty_list():
+    model = net(layers.Dense(24))
+    with pytest.raises(ValueError, match="divides no other kernel either"):
+        kh.prune(model, kh.criteria.Threshold(0.1), kh.patterns.Block((7, 1)))
+
+
 def test_a_gradual_cut_says_it_once():
     model = net(Block(64, name="block"))
     model.compile("sgd", "mse")
