@@ -128,7 +128,7 @@ def test_layers_joined_with_inputs_or_read_as_outputs_are_named():
 def test_what_was_joined_before_is_fixed_by_the_same():
     x = inputs = keras.Input((6,))
     one, two = layers.Dense(5, name="one")(x), layers.Dense(5, name="two")(x)
-    x = layers.LayerNormalization(name="norm")(one) + ops.relu(layers.Add()([one, two]))
+    x = layers.LayerNormalization(name="norm")(two) + ops.relu(layers.Add()([one, two]))
     model = keras.Model(inputs, layers.Dense(2)(layers.Dense(8)(x)))
     [message] = said(kh.graph.channel_groups, model)
     assert "'one', 'two' (fixed by LayerNormalization 'norm')" in message
