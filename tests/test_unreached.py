@@ -131,7 +131,7 @@ def test_what_was_joined_before_is_fixed_by_the_same():
     x = layers.LayerNormalization(name="norm")(two) + ops.relu(layers.Add()([one, two]))
     model = keras.Model(inputs, layers.Dense(2)(layers.Dense(8)(x)))
     [message] = said(kh.graph.channel_groups, model)
-    assert "'one', 'two' (fixed by LayerNormalization 'norm')" in message
+    assert "'two', 'one' (fixed by LayerNormalization 'norm')" in message
 
 
 def test_a_model_that_can_be_cut_everywhere_says_nothing():
