@@ -356,6 +356,26 @@ def test_a_softmax_of_channels_some_of_which_are_constant_is_not_constant():
     assert largest_difference(model, shrink(model, check=False)) <= 1e-4
 
 
+@pytest.mark.parametrize("make", [layers.Multiply, layers.Maximum, layers.Minimum])
+def test_what_is_masked_of_one_operand_is_no_constant(make):
+    inputs = keras.Input((5, 4))
+    masked = layers.Dense(4)(layers.Masking()(inputs))
+    x = make()([layers.Dense(4)(inputs), masked])
+    two = layers.Dense(5)
+    model = randomize(keras.Model(inputs, layers.Dense(3)(two(x))))
+    for layer in model.layers[-6:]:
+        if isinstance(layer, layers.Dense) and layer.units == 4:
+            kernel, bias = (np.array(w) for w in layer.get_weights())
+            kernel[:, :2], bias[:2] = 0, [0, 0.5]
+            layer.set_weights([kernel, bias])
+    kernel, bias = (np.array(w) for w in two.get_weights())
+    kernel[2:, :2] = 0
+    two.set_weights([kernel, bias])
+    sample = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
+    sample[:, 3:] = 0
+    assert largest_difference(model, shrink(model, check=False), sample) <= 1e-4
+
+
 def test_a_channel_counts_in_the_norms_of_a_dot_product():
     inputs = keras.Input((5, 4))
     one, two = layers.Dense(6), layers.Dense(6)

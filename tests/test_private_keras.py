@@ -88,6 +88,15 @@ def test_the_inputs_of_a_functional_model_keep_their_structure():
     assert _keras.input_structure(Net()) is None
 
 
+def test_a_mask_of_a_symbolic_tensor_is_known():
+    x = keras.Input((5, 3))
+    masked = keras.layers.Masking()(x)
+    assert _keras.has_mask(masked)
+    assert _keras.has_mask(keras.layers.Dense(2)(masked))
+    assert not _keras.has_mask(x)
+    assert not _keras.has_mask(keras.ops.relu(masked))
+
+
 def test_a_model_without_a_call_is_known():
     assert _keras.has_call(Net())
     assert _keras.has_call(keras.Sequential())
