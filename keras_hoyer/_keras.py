@@ -204,3 +204,8 @@ def copy_variable(variable: keras.Variable) -> keras.Variable:
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
     """What `compile` was called with, as it was given."""
     return dict(model._compile_config.config)
+
+
+def has_mask(x: keras.KerasTensor) -> bool:
+    """Whether a symbolic tensor carries a mask, which Keras hands on beside the arguments."""
+    return getattr(x, "_keras_mask", None) is not None

@@ -109,6 +109,33 @@ class Cube(layers.Layer):
 
 
 @register
+class Powered(layers.Layer):
+    """A function of each element that has a number by name."""
+
+    def call(self, inputs, *, power=2.0, training=None):
+        return ops.abs(inputs) ** power
+
+
+@register
+class Both(layers.Layer):
+    """A layer whose outputs are a list with a dict in it."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.dense = layers.Dense(width)
+
+    def build(self, input_shape):
+        self.dense.build(input_shape)
+
+    def call(self, inputs):
+        outputs = self.dense(inputs)
+        return [outputs, {"two": 2 * ops.relu(outputs)}]
+
+    def get_config(self):
+        return {**super().get_config(), "width": self.dense.units}
+
+
+@register
 class Centered(layers.Layer):
     """No function of each element, though it nearly is one where the mean is small."""
 

@@ -9,12 +9,14 @@ import numpy as np
 from keras import layers, ops
 from own_layers import (
     Block,
+    Both,
     Centered,
     Cube,
     Gain,
     Gated,
     Mixed,
     Noisy,
+    Powered,
     Scaled,
     Stretched,
     Weighed,
@@ -403,12 +405,13 @@ def stack(net, x):
 
 @kind(FEATURES)
 def dot(net, x):
-    return layers.Concatenate()([x, layers.Dot(axes=1)([net.like(x), x])])
+    layer = layers.Dot(axes=1, normalize=net.flag())
+    return layers.Concatenate()([x, layer([net.like(x), x])])
 
 
 @kind(SEQUENCE, known=True)
 def dot_of_steps(net, x):
-    return layers.Dot(axes=(2, 2))([x, net.like(x)])
+    return layers.Dot(axes=(2, 2), normalize=net.flag())([x, net.like(x)])
 
 
 @kind()
@@ -484,6 +487,12 @@ def channel_shuffle(net, x):
 def halves(net, x):
     one, two = ops.split(x, 2, axis=-1)
     return ops.concatenate([two, ops.tanh(one)], axis=-1)
+
+
+@kind()
+def thirds(net, x):
+    first, *others = ops.array_split(x, 3, axis=-1)
+    return ops.concatenate([*others, ops.relu(first)], axis=-1)
 
 
 @kind()
@@ -718,7 +727,21 @@ def grouped_attention(net, x):
 
 @kind(SEQUENCE)
 def dot_attention(net, x):
-    return layers.Attention()([x, net.like(x), net.like(x)])
+    layer = layers.Attention(use_scale=net.flag(), score_mode=net.pick("dot", "dot", "concat"))
+    return layer([x, net.like(x), net.like(x)])
+
+
+@kind(SEQUENCE)
+def dot_attention_with_masks(net, x):
+    masks = [ops.any(net.like(x) > 0, axis=-1) for _ in range(2)]
+    return layers.Attention()([x, net.like(x)], mask=masks)
+
+
+@kind(SEQUENCE)
+def attention_scores(net, x):
+    layer = layers.MultiHeadAttention(2, 3)
+    y, scores = layer(x, net.like(x), return_attention_scores=True)
+    return y * ops.expand_dims(ops.mean(scores, axis=(1, 3)), -1)
 
 
 @kind(SEQUENCE)
@@ -860,6 +883,17 @@ def own_layer_without_config(net, x):
 @kind()
 def own_elementwise_layer(net, x):
     return Cube(0.1)(x)
+
+
+@kind()
+def own_layer_with_a_named_number(net, x):
+    return Powered()(x, power=net.pick(1.0, 3.0), training=False)
+
+
+@kind()
+def own_layer_of_several_outputs(net, x):
+    one, rest = Both(net.width())(x)
+    return ops.concatenate([one, rest["two"]], axis=-1)
 
 
 @kind()

@@ -256,8 +256,8 @@ def test_a_nested_model_gives_its_input_the_rank_that_it_wants(given):
     x = nested({"inside": one, "other": layers.Dense(8)(two)})
     model = keras.Model([one, two], layers.Dense(3)(x))
     randomize(model)
-    for kernel in (v for v in model.weights if v.name == "kernel" and v.shape[-1] != 3):
-        kernel.assign(ops.convert_to_numpy(kernel) * (np.arange(kernel.shape[-1]) == 1))
+    for variable in (v for v in model.weights if v.shape[-1] != 3):
+        variable.assign(ops.convert_to_numpy(variable) * (np.arange(variable.shape[-1]) == 1))
     inputs = [np.ones((3, *given[1:]), "float32"), np.ones((3, 4), "float32")]
     small = shrink(model)
     assert largest_difference(model, small, inputs) <= 1e-4
@@ -344,12 +344,50 @@ def test_an_activation_that_mixes_channels_keeps_them(make):
 
 def test_a_softmax_of_channels_some_of_which_are_constant_is_not_constant():
     inputs = keras.Input((4,))
-    dense = layers.Dense(6)
-    model = randomize(keras.Model(inputs, layers.Dense(3)(layers.Softmax()(dense(inputs)))))
-    kernel, bias = (np.array(w) for w in dense.get_weights())
+    one, two = layers.Dense(6), layers.Dense(5)
+    x = two(layers.Softmax()(one(inputs)))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    kernel, bias = (np.array(w) for w in one.get_weights())
     kernel[:, :4] = 0
-    dense.set_weights([kernel, bias])
+    one.set_weights([kernel, bias])
+    kernel, bias = (np.array(w) for w in two.get_weights())
+    kernel[4:, :2] = 0  # these two look at nothing but shares that the others have a part in
+    two.set_weights([kernel, bias])
     assert largest_difference(model, shrink(model, check=False)) <= 1e-4
+
+
+@pytest.mark.parametrize("make", [layers.Multiply, layers.Maximum, layers.Minimum])
+def test_what_is_masked_of_one_operand_is_no_constant(make):
+    inputs = keras.Input((5, 4))
+    masked = layers.Dense(4)(layers.Masking()(inputs))
+    x = make()([layers.Dense(4)(inputs), masked])
+    two = layers.Dense(5)
+    model = randomize(keras.Model(inputs, layers.Dense(3)(two(x))))
+    for layer in model.layers[-6:]:
+        if isinstance(layer, layers.Dense) and layer.units == 4:
+            kernel, bias = (np.array(w) for w in layer.get_weights())
+            kernel[:, :2], bias[:2] = 0, [0, 0.5]
+            layer.set_weights([kernel, bias])
+    kernel, bias = (np.array(w) for w in two.get_weights())
+    kernel[2:, :2] = 0
+    two.set_weights([kernel, bias])
+    sample = np.random.default_rng(0).normal(size=(3, 5, 4)).astype("float32")
+    sample[:, 3:] = 0
+    assert largest_difference(model, shrink(model, check=False), sample) <= 1e-4
+
+
+def test_a_channel_counts_in_the_norms_of_a_dot_product():
+    inputs = keras.Input((5, 4))
+    one, two = layers.Dense(6), layers.Dense(6)
+    x = layers.Dot(axes=2, normalize=True)([one(inputs), two(inputs)])
+    model = randomize(keras.Model(inputs, layers.Dense(3)(x)))
+    for layer, zeros in ((one, slice(0, 3)), (two, slice(1, 5))):
+        kernel, bias = (np.array(w) for w in layer.get_weights())
+        kernel[:, zeros], bias[zeros] = 0, 0
+        layer.set_weights([kernel, bias])
+    small = shrink(model, check=False)
+    assert largest_difference(model, small) <= 1e-4
+    assert [x.units for x in small.layers if isinstance(x, layers.Dense)][:2] == [4, 4]
 
 
 def test_normalization_by_the_batch_has_no_constants_of_its_moving_averages():

@@ -17,7 +17,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_hoyer._keras import input_structure
+from keras_hoyer._keras import has_mask, input_structure
 from keras_hoyer.graph.arguments import accepted, for_rule
 from keras_hoyer.graph.axes import Axis, Read, Tensor, WeightAxes
 from keras_hoyer.graph.calls import Calls
@@ -65,6 +65,7 @@ class ChannelGraph:
         self.axes: list[Axis] = []
         self.tensors: dict[int, Tensor] = {}
         self.calls = Calls(sized=not values)
+        self.masked = False  # whether a mask is known to go through the model so far
         self.labels = Labels()
         self._fresh: dict[tuple[int, str], Axis] = {}
         self._resizes: dict[int, Callable[[Size], dict]] = {}
@@ -270,6 +271,7 @@ class ChannelGraph:
             for node in nodes_in_order(function):
                 args, kwargs = node.arguments.fill_in(known)
                 self.calls.enter(node)
+                self.masked |= any(has_mask(x) for x in node.input_tensors)
                 outputs = tree.flatten(self.call(node.operation, *args, **kwargs))
                 if id(node.operation) in self._resizes:
                     # It has one config for all of its calls.

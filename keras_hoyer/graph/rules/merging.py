@@ -8,7 +8,14 @@ from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
 from keras_hoyer.graph.axes import Axis, Tensor
-from keras_hoyer.graph.rules.common import Shape, along, concatenated, constants_of, rule
+from keras_hoyer.graph.rules.common import (
+    Shape,
+    along,
+    concatenated,
+    constants_of,
+    only_zeros,
+    rule,
+)
 from keras_hoyer.graph.walk import ChannelGraph
 
 
@@ -55,6 +62,10 @@ def _dot(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Any:
     one, two = (layer.axes,) * 2 if isinstance(layer.axes, int) else layer.axes
     letters = ["b" + "cdefg"[: left.rank - 1], "b" + "hijkl"[: right.rank - 1]]
     one, two = one % left.rank, two % right.rank
+    if layer.normalize:
+        # A channel that is zero on one side only counts in the norm of the other.
+        for axis in (left.axes[one], right.axes[two]):
+            graph.read(only_zeros(axis))
     letters[1] = letters[1][:two] + letters[0][one] + letters[1][two + 1 :]
     target = "b" + "".join(x for x in letters[0][1:] + letters[1][1:] if x != letters[0][one])
     result = _contracted(graph, inputs, letters, target)

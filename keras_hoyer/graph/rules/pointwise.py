@@ -92,7 +92,7 @@ def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: A
     for mask in masks:
         graph.freeze(*_lined_up(x, mask), *mask.axes)
     sizes = [None if index is None else x.shape[index] for index in indices]
-    if masks or None in sizes or not isinstance(layer, (layers.Softmax, nn_ops.Softmax)):
+    if masks or graph.masked or None in sizes or not isinstance(layer, (layers.Softmax, nn_ops.Softmax)):
         return forgetting(x)
     # What is constant at all places that are compared gets an equal share of each.
     share = 1 / math.prod(sizes)
@@ -139,7 +139,10 @@ def _merge(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
     if len({x.rank for x in inputs}) > 1:
         return graph.opaque(layer, inputs)
     zero = isinstance(layer, layers.Multiply)
-    return _combined(graph, inputs, lambda *values: layer._merge_function(list(values)), zero)
+    result = _combined(graph, inputs, lambda *values: layer._merge_function(list(values)), zero)
+    # What is masked of one operand is left out, or counts as one.
+    own = isinstance(layer, (layers.Multiply, layers.Maximum, layers.Minimum))
+    return forgetting(result) if own and graph.masked else result
 
 
 @rule(CustomScaleLayer)
