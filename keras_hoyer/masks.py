@@ -6,6 +6,7 @@ loss scaling can bring a pruned weight back, and where nothing runs in Python pe
 """
 
 import contextlib
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,7 @@ from keras import ops
 
 from keras_hoyer._keras import current_optimizer
 from keras_hoyer._packing import PackedMask
-from keras_hoyer.weights import Weight, refresh_compiled
+from keras_hoyer.weights import Weight, refresh_compiled, warn_unsaved
 
 
 @keras.saving.register_keras_serializable(package="keras_hoyer")
@@ -41,6 +42,7 @@ class KeepZeros(keras.constraints.Constraint):
         # Those of a config stay packed until their weight is seen, see `_packing`.
         self._masks: dict[str, Any] = {}
         self._bits = {}
+        self._weight = None
         if not isinstance(masks, Mapping):
             raise ValueError(
                 "Invalid value for argument `masks`. Expected a dict from names to boolean arrays. "
@@ -51,6 +53,12 @@ class KeepZeros(keras.constraints.Constraint):
                 self._masks[name] = PackedMask.from_config(mask)
             else:
                 self.set_mask(name, mask)
+
+    def bound_to(self, name: str) -> "KeepZeros":
+        """The same masks, for the weight `name` alone, which may then be a bare array."""
+        bound = copy.copy(self)
+        bound._weight = name
+        return bound
 
     def set_mask(self, name: str, mask: np.ndarray) -> None:
         """Sets the mask of the weight `name`, a boolean array of the weight's shape."""
@@ -162,29 +170,47 @@ class KeepZeros(keras.constraints.Constraint):
 
         The parts of an attention layer share one constraint, and are told apart by their path.
         """
+        if self._weight is not None:
+            return self._weight
         path = getattr(w, "path", None)
-        if path is None:
-            return next(iter(self._masks)) if len(self._masks) == 1 else None
-        return next((name for name in self._masks if f"/{path}".endswith(f"/{name}")), None)
+        if path is not None:
+            return next((name for name in self._masks if f"/{path}".endswith(f"/{name}")), None)
+        if len(self._masks) > 1 or any("/" in name for name in self._masks):
+            raise ValueError(
+                f"A bare array was constrained by the masks of {', '.join(self._masks)}, and does "
+                "not say which of these it is. `keep_zeros(model)` gives each variable a "
+                "constraint of its own; call it first."
+            )
+        return next(iter(self._masks), None)
 
 
 def apply_masks(model: keras.Model, masks: Mapping[Weight, np.ndarray]) -> None:
     """Sets weights to zero where their mask is false, and keeps them so."""
     # On JAX a compiled step holds the masks it was traced with; elsewhere it reads the variable.
     stale = keras.backend.backend() == "jax" and bool(masks)
+    new = []
     for weight, mask in masks.items():
         constraint = weight.get("constraint")
         if not isinstance(constraint, KeepZeros):
-            # Parts of one attention layer share a constraint, as they do in its config.
-            shared = getattr(weight.carriers[0][0], f"{weight.carriers[0][1]}_constraint")
-            constraint = shared if isinstance(shared, KeepZeros) else KeepZeros({}, constraint)
-            stale = True
+            constraint = KeepZeros({}, constraint)
+            new.append(weight)
+        constraint = _shared(weight) or constraint
         constraint.set_mask(weight.name, mask)
         weight.set("constraint", constraint)
+        weight.variable.constraint = constraint.bound_to(weight.name)
         weight.variable.assign(constraint.apply_mask(weight.name, weight.variable))
         _restore_averages(model, weight, constraint)
-    if stale:
+    warn_unsaved(new, "mask")
+    if stale or new:
         refresh_compiled(model)
+
+
+def _shared(weight: Weight) -> KeepZeros | None:
+    """What the config keeps: the parts of one attention layer share a constraint there."""
+    for carrier, prefix in weight.carriers[:1]:
+        shared = getattr(carrier, f"{prefix}_constraint")
+        return shared if isinstance(shared, KeepZeros) else None
+    return None
 
 
 def known_mask(weight: Weight) -> np.ndarray | None:

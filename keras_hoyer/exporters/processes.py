@@ -60,14 +60,8 @@ def convert_on_tensorflow(
     (folder / "job.json").write_text(json.dumps(job))
     if calibration is not None:
         np.savez(folder / "calibration.npz", *calibration)
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-    }
     failure = run_process(
-        ["-m", "keras_hoyer.exporters._convert", str(folder)], CONVERT_TIMEOUT, environment
+        ["-m", "keras_hoyer.exporters._convert", str(folder)], CONVERT_TIMEOUT, on_tensorflow()
     )
     if failure:
         raise ExportError(
@@ -77,6 +71,16 @@ def convert_on_tensorflow(
         )
     reason = folder / "failure.txt"
     return reason.read_text() if reason.exists() else None
+
+
+def on_tensorflow() -> dict[str, str]:
+    """The environment of a process in which Keras runs on TensorFlow, and imports what we can."""
+    return {
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+    }
 
 
 def check(
@@ -172,7 +176,7 @@ def run_process(
         if done.returncode < 0:
             return f"crashed with {_signal_name(-done.returncode)}"
         if done.returncode > 0:
-            return f"failed: {_last_line(errors) or f'exit code {done.returncode}'}"[:300]
+            return shortened(f"failed: {_last_line(errors) or f'exit code {done.returncode}'}")
     return None
 
 
@@ -188,3 +192,10 @@ def _last_line(errors: IO[bytes]) -> str:
     errors.seek(max(0, errors.seek(0, os.SEEK_END) - LAST_BYTES))
     lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
     return lines[-1] if lines else ""
+
+
+def shortened(text: str, limit: int = 1000) -> str:
+    """A message without its middle where it is too long: a cause stands at either end."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]} [...] {text[-limit // 2 :]}"

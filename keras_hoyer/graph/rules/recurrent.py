@@ -23,11 +23,18 @@ def _recurrent(
     source = x.axes[-1]
     states = [s for s in tree.flatten(initial_state) if isinstance(s, Tensor)]
     graph.join(out, *(s.axes[-1] for s in states))
-    graph.weight(cell.kernel, (source, wide), reads=(0,))
-    graph.weight(cell.recurrent_kernel, (out, wide), reads=(0,))
+    steps = x.places(-1)
+    graph.weight(cell.kernel, (source, wide), reads=(0,), uses=steps)
+    graph.weight(cell.recurrent_kernel, (out, wide), reads=(0,), uses=steps)
     if cell.bias is not None:
         graph.weight(cell.bias, (*(None,) * (len(cell.bias.shape) - 1), wide))
+    for state in tree.flatten(layer.states or ()) if layer.stateful else ():
+        graph.weight(state, (None, out), state=True)
     graph.resize(layer, lambda size: {"units": size(out)})
+    if any(
+        graph.mixes(getattr(cell, name, None)) for name in ("activation", "recurrent_activation")
+    ):
+        graph.freeze(out)
     kernel = graph.value(cell.kernel)
     if kernel is not None:
         graph.read(source, kernel != 0, (wide,))
@@ -113,7 +120,7 @@ def _time_distributed(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any)
     if not graph.has_rule(inner) and not graph.is_pointwise(inner):
         return graph.opaque(layer, [x])
     graph.freeze(x.axes[1])
-    step = Tensor((x.shape[0], *x.shape[2:]), (x.axes[0], *x.axes[2:]))
-    [out] = tree.flatten(graph.call(inner, step))
+    shape, axes, sizes = ((row[0], *row[2:]) for row in (x.shape, x.axes, x.sizes))
+    [out] = graph.inside(inner, Tensor(shape, axes, sizes), steps=x.sizes[1])
     graph.resize(layer, lambda size: {"layer": graph.resized_object(inner, size)})
     return Tensor((out.shape[0], x.shape[1], *out.shape[1:]), (out.axes[0], None, *out.axes[1:]))
