@@ -4,10 +4,13 @@ Nothing else touches a private name, so that a new Keras breaks this file with a
 """
 
 import contextlib
+import functools
 import sys
+from collections.abc import Callable
 from typing import Any
 
 import keras
+import numpy as np
 
 
 def current_optimizer() -> keras.optimizers.Optimizer | None:
@@ -59,3 +62,150 @@ def running_callbacks() -> list[keras.callbacks.Callback] | None:
             return caller.callbacks
         frame = frame.f_back
     return None
+
+
+def context_arguments(operation: Any) -> set[str]:
+    """The arguments, such as `training`, that Keras drops where a layer's `call` has none."""
+    return {"training", *getattr(operation, "_call_context_args", ())}
+
+
+def build_shapes(layer: keras.Layer) -> dict[str, Any]:
+    """The shapes with which a layer was built, by the names of the arguments of its `build`."""
+    return dict(layer._build_shapes_dict or {})
+
+
+def last_call(layer: keras.Layer) -> tuple[tuple, dict] | None:
+    """The arguments with which a layer was last called on symbolic tensors; `None` if never."""
+    nodes = layer._inbound_nodes
+    return (nodes[-1].arguments.args, nodes[-1].arguments.kwargs) if nodes else None
+
+
+def follows_its_graph(model: keras.Model) -> bool:
+    """Whether a Sequential or functional model has Keras' own `call`, that follows its graph."""
+    from keras.src.models import Functional  # noqa: PLC0415
+
+    return type(model).call in (keras.Sequential.call, Functional.call)
+
+
+def input_structure(model: keras.Model) -> Any:
+    """The symbolic inputs of a functional model as they were given: a list, a dict or one."""
+    return getattr(model, "_inputs_struct", None)
+
+
+def has_call(model: keras.Layer) -> bool:
+    """Whether the layer can be called: some models only hold others for their `train_step`."""
+    return type(model).call not in (keras.Model.call, keras.Layer.call)
+
+
+def variables_whose_losses_are_read() -> tuple[list[keras.Variable], keras.Variable | None]:
+    """The variables of the model whose `losses` are being read, and the one it has come to.
+
+    A regularizer is handed a tensor, and on JAX not even a variable. What it belongs to stands in
+    the caller.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner, variable = frame.f_locals.get("self"), frame.f_locals.get("variable")
+        if isinstance(owner, keras.Layer) and isinstance(variable, keras.Variable):
+            return list(owner.variables), variable
+        frame = frame.f_back
+    return [], None
+
+
+def flatten_layers(model: keras.Model) -> list[keras.Layer]:
+    """All layers inside of a model, at any depth, without the model itself."""
+    return list(model._flatten_layers(include_self=False, recursive=True))
+
+
+# Where TensorFlow and torch keep what a layer's own attributes tell them.
+_TRACKING = (
+    "_torch_params",
+    "_self_name_based_restores",
+    "_self_saveable_object_factories",
+    "_self_setattr_tracking",
+    "_self_unconditional_",
+    "_self_update_uid",
+)
+
+
+def attributes_of(layer: keras.Layer) -> dict[str, Any]:
+    """The attributes that a layer's own code has set, by name; not those of `keras.Layer`."""
+    found = {**vars(layer), **vars(layer).get("_modules", {})}  # where torch puts sublayers
+    base = _base_attributes(isinstance(layer, keras.Model))
+    return {
+        name: value
+        for name, value in found.items()
+        if name not in base and not name.startswith(_TRACKING)
+    }
+
+
+def settings_of(layer: keras.Layer) -> dict[str, Any]:
+    """What `keras.Layer` keeps of a layer and its config does not hold."""
+    names = ("_supports_masking", "supports_jit", "autocast")
+    return {name: vars(layer)[name] for name in names if name in vars(layer)}
+
+
+@functools.cache
+def _base_attributes(model: bool) -> frozenset[str]:
+    base = keras.Model() if model else keras.Layer()
+    # Made by Keras when a layer is called, built or quantized, or held as a torch module.
+    later = ("_input_shape_arg", "_is_quantized", "_dtype_policy", "quantization_mode")
+    return frozenset(vars(base)) | frozenset(later)
+
+
+def empty_like(layer: keras.Layer) -> keras.Layer:
+    """A layer of the same class as it is before the class's own `__init__` runs."""
+    empty = type(layer).__new__(type(layer))
+    base = keras.Model if isinstance(layer, keras.Model) else keras.Layer
+    base.__init__(empty, name=layer.name, dtype=layer.dtype_policy)
+    for name in ("_auto_config", "_input_spec", "_build_shapes_dict", "_trainable", "_path"):
+        setattr(empty, name, getattr(layer, name, None))
+    for name, value in settings_of(layer).items():
+        setattr(empty, name, value)
+    empty.activity_regularizer = layer.activity_regularizer
+    return empty
+
+
+def finish_like(layer: keras.Layer, new: keras.Layer, twin: Callable[[Any], Any]) -> None:
+    """Completes a layer made by `empty_like` that has its attributes.
+
+    Args:
+        layer: the layer that it is a copy of.
+        new: the copy.
+        twin: the variable, layer, metric or seed generator that stands for one of `layer`.
+    """
+    for name, (_, known) in layer._tracker.config.items():
+        store = new._tracker.config[name][1]
+        store[:] = [twin(item) for item in known]
+        new._tracker.stored_ids[name] = {id(item) for item in store}
+    new.built = layer.built
+    if layer.built:
+        new._post_build()
+    if layer._tracker.locked:
+        new._lock_state()
+
+
+def copy_variable(variable: keras.Variable) -> keras.Variable:
+    """A variable with the value, name, path and settings of another, without penalty or mask."""
+    layout = getattr(variable, "_layout", None)
+    new = keras.Variable(
+        np.array(keras.ops.convert_to_numpy(variable)),
+        dtype=variable.dtype,
+        trainable=variable.trainable,
+        autocast=variable._autocast,
+        aggregation=variable.aggregation,
+        name=variable.name,
+        **({} if layout is None else {"layout": layout}),
+    )
+    new._path = variable.path
+    return new
+
+
+def compile_arguments(model: keras.Model) -> dict[str, Any]:
+    """What `compile` was called with, as it was given."""
+    return dict(model._compile_config.config)
+
+
+def has_mask(x: keras.KerasTensor) -> bool:
+    """Whether a symbolic tensor carries a mask, which Keras hands on beside the arguments."""
+    return getattr(x, "_keras_mask", None) is not None

@@ -14,6 +14,21 @@ import numpy as np
 from keras_hoyer import measures
 from keras_hoyer.patterns import Channel, NByM, Pattern
 
+__all__ = [
+    "Criterion",
+    "HoyerThreshold",
+    "StdThreshold",
+    "TargetFlops",
+    "TargetSparsity",
+    "Threshold",
+    "UnitScores",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 FlopsLeft = Callable[[Sequence[int]], float]
 
 
@@ -43,7 +58,13 @@ class UnitScores:
 
 
 class Criterion:
-    """Base class of the criteria."""
+    """Base class of the criteria.
+
+    Attributes:
+        counts_flops: Whether it goes by the multiply-adds that are left.
+    """
+
+    counts_flops = False
 
     def keep(
         self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
@@ -53,10 +74,18 @@ class Criterion:
         Args:
             units: Scores of the units.
             progress: Part of the way to go, from 0 to 1.
-            flops: For channels, a function from a decision and the scores to the share of the
-                multiply-adds that is left.
+            flops: For channels, a function from how many of each entry are left to the share of
+                the multiply-adds that is left.
         """
         raise NotImplementedError
+
+    def target(self, progress: float) -> float | None:
+        """The share of the units that is to be cut, or `None` where that follows from the scores.
+
+        Args:
+            progress: Part of the way to go, from 0 to 1.
+        """
+        return None
 
     def check(self, pattern: Pattern) -> None:
         """Raises a `ValueError` if the criterion cannot be met with `pattern`."""
@@ -167,7 +196,9 @@ class TargetSparsity(Criterion):
     """Cuts the units of the smallest scores until a share of all units is zero.
 
     Exactly `round(sparsity * units)` units are cut. Of units that score the same, those of earlier
-    layers and lower indices are cut first, so that a run can be repeated.
+    layers and lower indices are cut first, so that a run can be repeated. Where some units have to
+    stay, or some of the kernels that were asked for have no channels that can be removed, a warning
+    says what was reached.
 
     Args:
         sparsity: Float in `[0, 1)`: share of the pattern's units (weights, blocks, channels).
@@ -202,12 +233,16 @@ class TargetSparsity(Criterion):
                 f"{pattern.max_sparsity:.4g} of the weights. Received: sparsity={self.sparsity}"
             )
 
+    def target(self, progress: float) -> float:
+        """The sparsity, as far as the way has been gone."""
+        return self.sparsity * progress
+
     def keep(
         self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
     ) -> list[np.ndarray]:
         """Returns what stays when `progress` of the way to the target has been gone."""
         scores = [entry.relative for entry in units]
-        sparsity = self.sparsity * progress
+        sparsity = self.target(progress)
         if self.scope == "layer":
             return [_keep_largest([values], sparsity)[0] for values in scores]
         return _keep_largest(scores, sparsity)
@@ -219,7 +254,8 @@ class TargetFlops(Criterion):
 
     Of the channels in the order of their scores, as few are cut as reach the target; those among
     them that still fit within it come back, the best first. Equal scores are cut as
-    `TargetSparsity` cuts them. Goes with `patterns.Channel`.
+    `TargetSparsity` cuts them. The multiply-adds are those of the whole model, as `count_flops`
+    counts them. Goes with `patterns.Channel`.
 
     Args:
         fraction: Float in `(0, 1)`: share of the model's multiply-adds that is left.
@@ -243,6 +279,8 @@ class TargetFlops(Criterion):
 
     fraction: float
     scope: str = "global"
+
+    counts_flops = True
 
     def __post_init__(self) -> None:
         _check_scope(self.scope)
@@ -277,10 +315,12 @@ class TargetFlops(Criterion):
 
         fewest = flops(counts(order.size))
         if fewest > target:
+            fixed = getattr(flops, "fixed", "")
+            reason = f" No cut can reach: {fixed}." if fixed else ""
             raise ValueError(
                 f"{target:.1%} of the multiply-adds cannot be reached: with the fewest channels "
-                f"that may stay, {fewest:.1%} are left. Raise `fraction`, or choose more layers or "
-                "a smaller `min_channels`."
+                f"that may stay, {fewest:.1%} are left.{reason} Raise `fraction`, or choose more "
+                "layers or a smaller `min_channels`."
             )
         cut = bisect.bisect_left(range(order.size), True, key=lambda n: flops(counts(n)) <= target)
         stay = np.ones(order.size, bool)

@@ -2,13 +2,17 @@
 
 import math
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
+from keras_hoyer._checks import warn
 from keras_hoyer.criteria import UnitScores
-from keras_hoyer.graph import Group, Slice, channel_groups
-from keras_hoyer.graph.costs import kernel_uses
+from keras_hoyer.graph import Group, Slice
+from keras_hoyer.graph.channels import find_channels
+from keras_hoyer.graph.costs import Costs
+from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.patterns import Channel, KernelPattern, Pattern
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights
 
@@ -79,6 +83,17 @@ class ChannelUnits:
         reference = float(scores[alive].mean()) if alive.any() else 1.0
         return UnitScores(self.name, scores.astype("float32"), std, reference)
 
+    def alive(self) -> np.ndarray:
+        """Which channels have a weight that is not zero, be it of a kernel, a bias or a scale."""
+        alive = np.zeros(self.group.channels, bool)
+        for part in (*self.group.producing, *self.group.consuming):
+            weight = self._weights.get(id(part.variable))
+            if weight is not None:
+                values = np.moveaxis(weight.read(), part.axis, 0)
+                nonzero = np.any(values != 0, axis=tuple(range(1, values.ndim)))
+                alive |= nonzero[part.indices].any(axis=1)
+        return alive
+
     def count_kept(self, wanted: int) -> int:
         """How many channels stay where so many are wanted."""
         multiple = self._pattern.multiple_of
@@ -110,12 +125,6 @@ class ChannelUnits:
         found = [self._weights[id(variable)].get("regularizer") for variable in parts]
         return [getattr(regularizer, "penalty", regularizer) for regularizer in found]
 
-    def shares(self) -> Iterable[tuple[int, int, float]]:
-        """For each kernel axis with these channels: variable id, axis, and a channel's share."""
-        for part in (*self.group.producing, *self.group.consuming):
-            share = part.indices.shape[1] / part.variable.shape[part.axis]
-            yield id(part.variable), part.axis, share
-
     def _is_kernel(self, part: Slice) -> bool:
         weight = self._weights.get(id(part.variable))
         return weight is not None and weight.is_kernel
@@ -124,8 +133,62 @@ class ChannelUnits:
 Units = KernelUnits | ChannelUnits
 
 
-def find_units(model: keras.Model, pattern: Pattern, layers: LayerSelection = None) -> list[Units]:
-    """Finds the units of a pattern in a model.
+class FlopsShare:
+    """Share of a model's multiply-adds that is left when channels go.
+
+    Args:
+        costs: The account of the model's multiply-adds.
+        units: The channels of the model.
+        fixed: What no cut can reach, in words.
+    """
+
+    def __init__(self, costs: Costs, units: Sequence[ChannelUnits], fixed: str) -> None:
+        self._costs = costs
+        self._units = units
+        self.fixed = fixed
+        self.at_least = costs.at_least
+
+    def __call__(self, counts: Sequence[int]) -> float:
+        """Share that is left when so many channels of each are wanted."""
+        pairs = zip(self._units, counts, strict=True)
+        return self._costs.share([units.count_kept(count) for units, count in pairs])
+
+
+class ModelUnits(Sequence[Units]):
+    """All units of a pattern in a model.
+
+    Attributes:
+        kernels: The kernels that were asked for.
+        pattern: What is cut together.
+        unreached: For channels, the kernels that have none; else `None`.
+        flops: For channels, the share of the multiply-adds that is left; else `None`.
+        told: Whether a missed target was spoken of: once for all cuts is enough.
+    """
+
+    def __init__(
+        self,
+        units: Sequence[Units],
+        kernels: Sequence[Weight],
+        pattern: Pattern,
+        unreached: Unreached | None = None,
+        flops: FlopsShare | None = None,
+    ) -> None:
+        self._units = units
+        self.kernels = kernels
+        self.pattern = pattern
+        self.unreached = unreached
+        self.flops = flops
+        self.told = False
+
+    def __len__(self) -> int:
+        return len(self._units)
+
+    def __getitem__(self, index: Any) -> Any:
+        return self._units[index]
+
+
+def find_units(model: keras.Model, pattern: Pattern, layers: LayerSelection = None) -> ModelUnits:
+    """Finds the units of a pattern in a model; warns of kernels that have none.
 
     Raises:
         ValueError: If the model is not built, a layer name does not exist, there is nothing to
@@ -138,50 +201,42 @@ def find_units(model: keras.Model, pattern: Pattern, layers: LayerSelection = No
             "convolutional, recurrent or attention layers, or embeddings named in `layers`."
         )
     if isinstance(pattern, Channel):
-        weights = {id(weight.variable): weight for weight in find_weights(model)}
-        groups = channel_groups(model, layers)
-        if not groups:
-            raise ValueError(
-                f"Model '{model.name}' has no channels that can be removed from the layers that "
-                "were asked for: outputs of the model, and what touches them, have to stay."
-            )
-        return [ChannelUnits(group, pattern, weights) for group in groups]
+        return _find_channels(model, pattern, kernels, layers)
     _check_fit(kernels, pattern)
-    return [KernelUnits(kernel, pattern) for kernel in kernels]
+    return ModelUnits([KernelUnits(kernel, pattern) for kernel in kernels], kernels, pattern)
 
 
-class FlopsLeft:
-    """Share of a model's multiply-adds that is left when channels go.
+def _find_channels(
+    model: keras.Model, pattern: Channel, kernels: Sequence[Weight], layers: LayerSelection
+) -> ModelUnits:
+    channels = find_channels(model, kernels, chosen=layers is not None)
+    if not channels.groups:
+        raise ValueError(
+            f"Model '{model.name}' has no channels that can be removed from the layers that "
+            f"were asked for. {channels.unreached.message()}"
+        )
+    weights = {id(weight.variable): weight for weight in find_weights(model)}
+    units = [ChannelUnits(group, pattern, weights) for group in channels.groups]
+    _check_width(units, pattern)
+    if channels.unreached:
+        warn(channels.unreached.message())
+    costs = Costs(channels.graph, channels.groups)
+    flops = FlopsShare(costs, units, channels.unreached.describe())
+    return ModelUnits(units, kernels, pattern, channels.unreached, flops)
 
-    Products of tensors with each other, as in attention, are left out of the account.
 
-    Args:
-        model: A built Keras model.
-        units: The channels of the model.
-    """
-
-    def __init__(self, model: keras.Model, units: Sequence[ChannelUnits]) -> None:
-        self._units = [(entry, list(entry.shares())) for entry in units]
-        uses = kernel_uses(model)
-        self._flops = {
-            kernel: uses.get(id(kernel.variable), 0) * math.prod(kernel.shape)
-            for kernel in find_kernels(model, lambda layer: True)
-        }
-        self._total = sum(self._flops.values())
-
-    def __call__(self, counts: Sequence[int]) -> float:
-        """Share that is left when so many channels of each are wanted."""
-        cut: dict[tuple[int, int], float] = {}
-        for (units, shares), count in zip(self._units, counts, strict=True):
-            gone = units.group.channels - units.count_kept(count)
-            for variable, axis, share in shares:
-                cut[variable, axis] = cut.get((variable, axis), 0.0) + gone * share
-        left = 0.0
-        for kernel, flops in self._flops.items():
-            axes = range(len(kernel.shape))
-            shares = (1 - cut.get((id(kernel.variable), axis), 0.0) for axis in axes)
-            left += flops * math.prod(shares)
-        return left / self._total if self._total else 1.0
+def _check_width(units: Sequence[ChannelUnits], pattern: Channel) -> None:
+    """Says which channels the pattern keeps altogether."""
+    wide = [entry for entry in units if entry.group.channels > 1]
+    kept = [entry for entry in wide if entry.count_kept(0) == entry.group.channels]
+    named = ", ".join(f"'{entry.name}' ({entry.group.channels})" for entry in kept)
+    if kept and len(kept) == len(wide):
+        raise ValueError(
+            f"{pattern} keeps every channel of {named}, so there is nothing to cut. Expected a "
+            "smaller `min_channels` or `multiple_of`."
+        )
+    if kept:
+        warn(f"{pattern} keeps every channel of {named}.")
 
 
 def _check_fit(kernels: Sequence[Weight], pattern: KernelPattern) -> None:
@@ -189,10 +244,10 @@ def _check_fit(kernels: Sequence[Weight], pattern: KernelPattern) -> None:
     if misfits:
         named = ", ".join(f"'{kernel.path}' of shape {kernel.shape}" for kernel in misfits)
         fitting = sorted({k.layer.name for k in kernels} - {k.layer.name for k in misfits})
-        raise ValueError(
-            f"{pattern} does not divide kernel {named}. To leave it out, choose the layers that "
-            f"are to be cut: layers={fitting}"
-        )
+        advice = f"To leave it out, choose the layers that are to be cut: layers={fitting}"
+        if not fitting:
+            advice = "It divides no other kernel either: choose another pattern."
+        raise ValueError(f"{pattern} does not divide kernel {named}. {advice}")
 
 
 def _std(name: str, kernels: Iterable[np.ndarray]) -> float:

@@ -6,6 +6,8 @@ from keras import ops, tree
 from keras_hoyer.graph import channel_groups
 from keras_hoyer.graph.shrink import shrink
 
+ADAPTED = ("mean", "variance", "count")  # what a Normalization has seen
+
 
 def to_numpy(x):
     return ops.convert_to_numpy(x)
@@ -16,11 +18,11 @@ def randomize(model, seed=0):
     rng = np.random.default_rng(seed)
     for variable in model.weights:
         shape = variable.shape
-        if not variable.dtype.startswith("float"):
+        if not variable.dtype.startswith("float") or variable.name in ADAPTED:
             continue
         if "variance" in variable.name or variable.name in ("gamma", "scale"):
             variable.assign(rng.uniform(0.5, 1.5, shape))
-        elif len(shape) == 1 or "bias" in variable.name:
+        elif len(shape) < 2 or "bias" in variable.name:
             variable.assign(rng.normal(scale=0.3, size=shape))
         else:
             fan_in = np.prod(shape) / shape[-1]
@@ -67,6 +69,8 @@ def zero_slices(model, seed):
     for variable in model.weights:
         if "variance" in variable.name or not variable.dtype.startswith("float"):
             continue
+        if variable.name in ADAPTED:
+            continue
         values = np.array(to_numpy(variable))
         for axis, size in enumerate(values.shape):
             gone = rng.random(size) < (0.7 if values.ndim == 1 else 0.4)
@@ -74,11 +78,11 @@ def zero_slices(model, seed):
         variable.assign(values)
 
 
-def random_inputs(model, seed=1, size=24):
+def random_inputs(model, seed=1, size=24, batch=3):
     rng = np.random.default_rng(seed)
     inputs = []
     for x in tree.flatten(model.inputs):
-        shape = (3, *(n or size for n in x.shape[1:]))
+        shape = (batch, *(n or size for n in x.shape[1:]))
         if "int" in x.dtype:
             inputs.append(rng.integers(0, 10, shape).astype(x.dtype))
         else:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import keras_hoyer as kh
-from keras_hoyer.units import FlopsLeft, find_units
+from keras_hoyer.units import find_units
 
 
 def residual_net(width: int = 16) -> keras.Model:
@@ -136,7 +136,7 @@ def test_target_flops_leaves_room_for_no_channel_more(scope, fraction):
     units = find_units(model, pattern)
     scores = [entry.score() for entry in units]
     values = [entry.relative for entry in scores]
-    left = FlopsLeft(model, units)
+    left = units.flops
     kept = kh.criteria.TargetFlops(fraction, scope).keep(scores, flops=left)
     counts = np.array([stay.sum() for stay in kept])
     assert left(counts) <= fraction

@@ -1,6 +1,7 @@
 """The private names of Keras do what the package expects of them."""
 
 import keras
+import numpy as np
 import pytest
 
 from keras_hoyer import _keras
@@ -42,6 +43,13 @@ def test_a_callback_finds_the_others_of_its_fit():
     assert _keras.running_callbacks() is None
 
 
+def test_layers_are_found_at_any_depth():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="deep")])
+    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(1, name="flat")])
+    names = {layer.name for layer in _keras.flatten_layers(model)}
+    assert {"deep", "flat", inner.name} <= names and model.name not in names
+
+
 @pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's operations")
 def test_keras_looks_up_tensorflows_operations_at_each_call(monkeypatch):
     numpy, neural = _keras.tensorflow_operations()
@@ -57,3 +65,114 @@ def test_tf2onnx_is_patched_for_numpy():
     tf2onnx = pytest.importorskip("tf2onnx")
     _keras.patch_tf2onnx()
     assert "patched" in tf2onnx.tfonnx.rewrite_constant_fold.__name__
+
+
+class Held(keras.Layer):
+    def __init__(self):
+        super().__init__()
+        self.inner = keras.layers.Dense(2)
+        self.parts = [keras.layers.Dropout(0.5)]
+        self._self_made = 1
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(shape=(3,), name="scale", trainable=False)
+        self.inner.build(input_shape)
+
+
+def test_the_attributes_of_a_layer_are_those_of_its_class():
+    layer = Held()
+    layer.build((None, 3))
+    assert set(_keras.attributes_of(layer)) == {"inner", "parts", "_self_made", "scale"}
+    assert set(_keras.attributes_of(keras.Layer())) == set()
+    assert set(_keras.settings_of(layer)) == {"_supports_masking", "supports_jit", "autocast"}
+
+
+def test_an_empty_layer_is_finished_by_what_the_old_one_holds():
+    layer = Held()
+    layer.build((None, 3))
+    new = _keras.empty_like(layer)
+    assert (type(new), new.name, new.built) == (Held, layer.name, False)
+    assert _keras.attributes_of(new) == {}
+    _keras.finish_like(layer, new, lambda item: item)
+    assert [id(v) for v in new.weights] == [id(v) for v in layer.weights]
+    assert new.built
+    with pytest.raises(ValueError, match="cannot add new elements"):
+        new.more = keras.layers.Dense(1)
+
+
+def test_a_variable_is_copied_with_its_settings():
+    old = keras.Variable(np.ones(2), dtype="float32", trainable=False, name="ones")
+    new = _keras.copy_variable(old)
+    old.assign([3.0, 4.0])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(new), [1, 1])
+    assert (new.name, new.path, new.dtype, new.trainable) == ("ones", old.path, "float32", False)
+
+
+def test_what_compile_was_called_with_is_known():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    loss = keras.losses.Huber()
+    model.compile("adam", loss, metrics=["mae"])
+    found = _keras.compile_arguments(model)
+    assert (found["loss"], found["metrics"]) == (loss, ["mae"])
+    model.compile(**found)
+class Net(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, x, training=None):
+        return self.dense(x)
+
+
+def test_the_arguments_that_keras_hands_to_every_layer_are_known():
+    layer = keras.layers.Dense(2)
+    assert "training" in _keras.context_arguments(layer)
+    layer(keras.Input((3,)), training=False)  # dropped, as `call` has none
+    assert "units" not in _keras.context_arguments(layer)
+
+
+def test_a_model_remembers_what_it_was_built_with_and_called_on():
+    model = Net()
+    assert _keras.build_shapes(model) == {}
+    model(keras.ops.ones((2, 3)))
+    assert list(_keras.build_shapes(model).values()) == [(2, 3)]
+    assert _keras.last_call(model) is None
+    x = keras.Input((3,))
+    model(x, training=False)
+    args, kwargs = _keras.last_call(model)
+    assert args[0] is x and kwargs["training"] is False
+
+
+def test_a_call_that_does_not_follow_the_graph_is_known():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    x = keras.Input((3,))
+    plain = keras.Model(x, keras.layers.Dense(2)(x))
+    assert _keras.follows_its_graph(plain)
+    assert _keras.follows_its_graph(keras.Sequential([x, keras.layers.Dense(2)]))
+    assert not _keras.follows_its_graph(Own(x, keras.layers.Dense(2)(x)))
+    assert not _keras.follows_its_graph(Net())
+
+
+def test_the_inputs_of_a_functional_model_keep_their_structure():
+    x = keras.Input((3,), name="x")
+    assert _keras.input_structure(keras.Model({"x": x}, x * 2)).keys() == {"x"}
+    assert _keras.input_structure(Net()) is None
+
+
+def test_a_mask_of_a_symbolic_tensor_is_known():
+    x = keras.Input((5, 3))
+    masked = keras.layers.Masking()(x)
+    assert _keras.has_mask(masked)
+    assert _keras.has_mask(keras.layers.Dense(2)(masked))
+    assert not _keras.has_mask(x)
+    assert not _keras.has_mask(keras.ops.relu(masked))
+
+
+def test_a_model_without_a_call_is_known():
+    assert _keras.has_call(Net())
+    assert _keras.has_call(keras.Sequential())
+    assert not _keras.has_call(type("Held", (keras.Model,), {})())
+    assert not _keras.has_call(keras.layers.Layer())

@@ -1,18 +1,15 @@
 """`export`: one way in for every file format, with one promise about the file."""
 
-import contextlib
 import dataclasses
 import importlib.util
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, Literal
 
 import keras
 
 from keras_hoyer._checks import check_choice
-from keras_hoyer.exporters import signatures
+from keras_hoyer.exporters import destination, signatures
 from keras_hoyer.exporters.adapted import check_layers
 from keras_hoyer.exporters.formats import FORMATS, Format, Job, Options
 from keras_hoyer.exporters.results import ExportError, ExportResult
@@ -35,7 +32,8 @@ def export(
     """Writes a model to a file that is run and compared before it is called good.
 
     The file is made in a temporary folder beside `filepath`, checked there and moved into place
-    only when it is right. If anything fails, an older file at `filepath` is untouched.
+    only when it is right. If anything fails, an older file at `filepath` is untouched; if all goes
+    well, its mode is kept, and a symbolic link still points to it.
 
     Args:
         model: a built `keras.Model`: Sequential, functional or subclassed. Penalties and masks that
@@ -95,10 +93,10 @@ def export(
             data = signatures.arrays_of(signature, representative_data)
     _check_packages(kind)
     options = Options(quantize, sparse, tolerance, optimize_for, io_dtype)
-    with _folder_beside(path) as folder:
+    with destination.replacing(path) as place:
         try:
-            result = kind.write(Job(model, folder, options, signature, data))
-            os.replace(result.path, path)
+            result = kind.write(Job(model, place.folder, options, signature, data))
+            place.fill(result.path)
         except OSError as error:
             raise ExportError("write", f"{error}. Nothing was left at {path}.") from error
     return dataclasses.replace(result, path=path)
@@ -207,22 +205,3 @@ def _check_packages(kind: Format) -> None:
             f"The export to {kind.name!r} needs {', '.join(missing)}: "
             f"pip install keras-hoyer[{kind.extra}]"
         )
-
-
-@contextlib.contextmanager
-def _folder_beside(path: Path) -> Iterator[Path]:
-    """A temporary folder on the file system of `path`, so that moving into place is atomic."""
-    if path.is_dir():
-        raise ValueError(
-            "Invalid value for argument `filepath`. Expected a file. "
-            f"Received: filepath={str(path)!r}, a folder"
-        )
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.absolute().parent)
-    except OSError as error:
-        raise ValueError(
-            "Invalid value for argument `filepath`. Expected a file in a folder that exists and "
-            f"can be written. Received: filepath={str(path)!r} ({error})"
-        ) from error
-    with folder as name:
-        yield Path(name)

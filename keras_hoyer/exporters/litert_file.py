@@ -1,5 +1,6 @@
 """Reads the weight tensors of a LiteRT file, and gives its zeros a positive sign."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,7 @@ def tensors_of(content: bytes) -> tuple[StoredTensor, ...]:
                 shape=shape,
                 dtype=values.dtype.name,
                 storage=_storage(tensor),
-                sparsity=1 - nonzero / max(1, np.prod(shape, dtype=np.int64)),
+                sparsity=1 - float(nonzero) / max(1, math.prod(shape)),
             )
         )
     return tuple(tensors)

@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import inspect
 import re
-from collections.abc import Iterator
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_hoyer import _inputs
+from keras_hoyer._precision import HALF, computing_in
 from keras_hoyer.exporters.results import ExportError
 
 CALIBRATION_SAMPLES = 500
@@ -227,43 +228,8 @@ def random_arrays(
     model: keras.Model | None, signature: Signature, samples: int
 ) -> list[np.ndarray]:
     """Random inputs of the right shapes and dtypes; those of an `Embedding` are valid indices."""
-    rng = np.random.default_rng(0)
-    limits = [
-        getattr(layer, "input_dim", None) or getattr(layer, "num_tokens", None)
-        for layer in (model._flatten_layers() if model else [])
-        if isinstance(layer, keras.layers.Embedding | keras.layers.CategoryEncoding)
-    ]
-    limit = min(limits) if limits else 10
-    indexed = _inputs_of_embeddings(model, len(signature.inputs)) if limits else set()
-    arrays = []
-    for i, spec in enumerate(signature.inputs):
-        batch = spec.shape[0] or samples
-        shape = (batch, *(UNKNOWN_DIMENSION if size is None else size for size in spec.shape[1:]))
-        if spec.dtype == "bool":
-            array = rng.integers(0, 2, shape)
-        elif i in indexed or "int" in spec.dtype:
-            array = rng.integers(0, limit, shape)
-        else:
-            array = rng.standard_normal(shape)
-        arrays.append(array.astype(spec.dtype))
-    return arrays
-
-
-def _inputs_of_embeddings(model: keras.Model, count: int) -> set[int]:
-    """Numbers of the inputs that an `Embedding` reads; all, where the graph is not known."""
-    tensors = [] if isinstance(model, keras.Sequential) else getattr(model, "inputs", None) or []
-    if len(tensors) != count:
-        return set(range(count))
-    numbers = {id(tensor): i for i, tensor in enumerate(tensors)}
-    indexed = set()
-    for operation in model.operations:
-        if isinstance(operation, keras.Layer) and any(
-            isinstance(layer, keras.layers.Embedding | keras.layers.CategoryEncoding)
-            for layer in operation._flatten_layers()
-        ):
-            for node in operation._inbound_nodes:
-                indexed |= {numbers[id(t)] for t in node.input_tensors if id(t) in numbers}
-    return indexed
+    specs = [(spec.shape, spec.dtype) for spec in signature.inputs]
+    return _inputs.random_arrays(model, specs, samples, UNKNOWN_DIMENSION)
 
 
 def calls_of(signature: Signature, arrays: list[np.ndarray]) -> list[list[np.ndarray]]:
@@ -281,27 +247,9 @@ def calls_of(signature: Signature, arrays: list[np.ndarray]) -> list[list[np.nda
     ]
 
 
-class _Float32Policy(keras.dtype_policies.DTypePolicy):
-    """Computes in float32 whatever the dtype of the variables, and casts them."""
-
-    def __init__(self, variable_dtype: str) -> None:
-        super().__init__("float32")
-        self._variable_dtype = variable_dtype
-
-
-@contextlib.contextmanager
-def in_float32(model: keras.Model) -> Iterator[None]:
-    """Lets all layers compute in float32 for a while; the weights stay as they are."""
-    changed = []
-    try:
-        for layer in model._flatten_layers():
-            if layer.compute_dtype in ("float16", "bfloat16"):
-                changed.append((layer, layer.dtype_policy))
-                layer.dtype_policy = _Float32Policy(layer.variable_dtype)
-        yield
-    finally:
-        for layer, policy in changed:
-            layer.dtype_policy = policy
+def in_float32(model: keras.Model) -> contextlib.AbstractContextManager[None]:
+    """Lets the layers of half precision compute in float32 for a while."""
+    return computing_in("float32", model, HALF)
 
 
 def call_all(

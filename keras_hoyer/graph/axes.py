@@ -1,6 +1,7 @@
 """Channels and their labels: what lies along the axes of tensors and of weights."""
 
 import dataclasses
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -49,11 +50,19 @@ class Tensor:
     Args:
         shape: tuple of ints and None, the batch axis included.
         axes: one `Axis` or None for each axis; None where no channel can be removed.
+        sizes: the shape in this call, where the model that is walked was built for another one.
+            Defaults to `shape`.
     """
 
-    def __init__(self, shape: Sequence[int | None], axes: Sequence[Axis | None] = ()) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int | None],
+        axes: Sequence[Axis | None] = (),
+        sizes: Sequence[int | None] | None = None,
+    ) -> None:
         self.shape = tuple(shape)
         self.axes = tuple(axes) or (None,) * len(self.shape)
+        self.sizes = self.shape if sizes is None else tuple(sizes)
         if len(self.axes) != len(self.shape):
             raise ValueError(
                 "Invalid value for argument `axes`. Expected one entry for each axis of shape "
@@ -69,6 +78,19 @@ class Tensor:
     def labelled(self) -> list[Axis]:
         """The axes that carry channels."""
         return [axis for axis in self.axes if axis is not None]
+
+    def places(self, *without: int) -> list[Axis | int]:
+        """What numbers the places of one example: all axes but the batch and those `without`.
+
+        An axis of unknown size counts as one place.
+        """
+        left_out = {0, *(index % self.rank for index in without)}
+        pairs = enumerate(zip(self.sizes, self.axes, strict=True))
+        return [
+            (n or 1) if axis is None else axis
+            for index, (n, axis) in pairs
+            if index not in left_out
+        ]
 
     def replace(self, index: int, axis: Axis | None) -> "Tensor":
         """The tensor with another axis at `index`, and constants forgotten along the others."""
@@ -96,6 +118,60 @@ class WeightAxes:
     axes: tuple[Axis | None, ...]
     reads: tuple[int, ...]
     state: bool
+
+    @property
+    def sizes(self) -> tuple[Axis | int, ...]:
+        """For each axis its `Axis`, or how long it is."""
+        pairs = zip(self.variable.shape, self.axes, strict=True)
+        return tuple(n if axis is None else axis for n, axis in pairs)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Cost:
+    """Multiply-adds for one example.
+
+    Args:
+        path: the layer or operation, within the model.
+        uses: how often each entry of the kernel is multiplied, or how many entries tensors have
+            that are multiplied with each other; as factors, of which an `Axis` stands for the
+            channels along it.
+        kernel: the variable that takes part, or None for a product of tensors with each other.
+        sizes: the sizes of the kernel, or the `Axis` for those that number channels.
+    """
+
+    path: str
+    uses: tuple[Axis | int, ...]
+    kernel: Any = None
+    sizes: tuple[Axis | int, ...] = ()
+
+    @property
+    def number(self) -> int:
+        """The number before anything is removed."""
+        factors = (*self.sizes, *self.uses)
+        return math.prod(len(f) if isinstance(f, Axis) else f for f in factors)
+
+
+@dataclasses.dataclass(frozen=True, eq=False)
+class Unknown:
+    """A call without a rule.
+
+    Args:
+        path: the layer or operation, within the model.
+        operation: itself.
+        why: what its rule cannot do, for messages; empty if it has none.
+        args: its arguments, with symbolic tensors of the sizes of this call.
+        kwargs: likewise.
+        outputs: the shapes of its outputs.
+        repeats: how many times it is called for one example.
+    """
+
+    path: str
+    operation: Any
+    why: str
+    args: tuple
+    kwargs: dict
+    outputs: Sequence[tuple[int | None, ...]]
+    repeats: int
 
 
 @dataclasses.dataclass(frozen=True, eq=False)

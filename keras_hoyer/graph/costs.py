@@ -1,19 +1,16 @@
-"""How many multiply-adds a model takes for one example."""
+"""How many multiply-adds a model takes for one example, and how many are left without channels."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import keras
-from keras import layers, tree
-from keras.src.ops import nn as nn_ops
-from keras.src.ops import numpy as numpy_ops
+import numpy as np
 
-from keras_hoyer.graph.opening import as_function, has_graph, nodes_in_order
-from keras_hoyer.graph.rules.common import split_equation
-
-_Tensors = Sequence[keras.KerasTensor]
-_Uses = list[tuple[keras.Variable, int]]
+from keras_hoyer._checks import warn
+from keras_hoyer.graph.axes import Axis, Cost
+from keras_hoyer.graph.groups import Group
+from keras_hoyer.graph.unknown import costs_inside, has_kernels
+from keras_hoyer.graph.walk import ChannelGraph, title
 
 
 def count_flops(model: keras.Model) -> dict[str, int]:
@@ -21,8 +18,10 @@ def count_flops(model: keras.Model) -> dict[str, int]:
 
     Counted are products with kernels and of tensors with each other: dense, convolutional,
     recurrent and attention layers, and `keras.ops` like `matmul`. Biases, normalisation, pooling
-    and activations are not, nor are layers of your own. An axis of unknown length counts as one
-    step. A layer that is called several times counts each call.
+    and activations are not. An axis of unknown length counts as one step. A layer that is called
+    several times counts each call. A layer of your own counts as its rule says, see
+    `graph.register_rule`, and without a rule as what it calls; where that cannot be seen, each
+    entry of its kernels counts once and a warning names the layer.
 
     Args:
         model: A built Sequential or functional model, nested models included, or a subclassed one
@@ -41,136 +40,124 @@ def count_flops(model: keras.Model) -> dict[str, int]:
     >>> count_flops(model)
     {'conv': 3888, 'head': 40}
     """
+    costs = Costs(ChannelGraph(model, values=False))
+    notes = []
+    if costs.without_rule:
+        named = ", ".join(costs.without_rule)
+        notes.append(f"No cut of channels can reach {named}: keras_hoyer has no rule for it.")
+    if costs.at_least:
+        notes.append(f"These multiply-adds are the least there can be. {costs.at_least}")
+    if notes:
+        warn(" ".join(notes))
     counts: dict[str, int] = {}
-    for path, uses, products in _walk(model):
-        number = products + sum(_size(kernel.shape) * places for kernel, places in uses)
-        if number:
-            counts[path] = counts.get(path, 0) + number
-    return counts
+    for cost in costs.all:
+        counts[cost.path] = counts.get(cost.path, 0) + cost.number
+    return {path: number for path, number in counts.items() if number}
 
 
-def kernel_uses(model: keras.Model) -> dict[int, int]:
-    """Counts how often each entry of a kernel is multiplied for one example.
-
-    The multiply-adds with a kernel are its size times its uses, so a channel costs as many as the
-    entries in its slices have uses.
+class Costs:
+    """The account of a model's multiply-adds, as they follow from the channels that are left.
 
     Args:
-        model: As for `count_flops`.
+        graph: The channels of the model, walked with `values=False`.
+        groups: The groups of channels that may go. Defaults to none.
 
-    Returns:
-        A dict from the `id` of a kernel's variable to the number of uses.
-
-    Raises:
-        ValueError: If the model is not built, or its graph cannot be seen.
-
-    >>> model = keras.Sequential([keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3)])
-    >>> kernel_uses(model)[id(model.layers[0].kernel)]
-    36
+    Attributes:
+        all: The multiply-adds of each call.
+        without_rule: Layers with kernels that have no rule.
+        at_least: What is left out, in words; empty if nothing is.
     """
-    totals: dict[int, int] = {}
-    for _, uses, _ in _walk(model):
-        for kernel, places in uses:
-            totals[id(kernel)] = totals.get(id(kernel), 0) + places
-    return totals
+
+    def __init__(self, graph: ChannelGraph, groups: Sequence[Group] = ()) -> None:
+        self.all: list[Cost] = list(graph.calls.costs)
+        unseen: list[str] = []
+        without_rule: list[str] = []
+        for call in graph.calls.unknown:
+            costs, complete = costs_inside(call)
+            self.all += costs
+            if not complete:
+                unseen.append(title(call.operation))
+            if has_kernels(call.operation):
+                without_rule.append(title(call.operation))
+        self.without_rule = list(dict.fromkeys(without_rule))
+        self.at_least = _at_least(unseen)
+        self._channels = [group.channels for group in groups]
+        group_of = np.full(len(graph.roots), -1)
+        for number, group in enumerate(groups):
+            group_of[group.roots] = number
+        owners = group_of[graph.roots]
+        self._sizes = _Products([cost.sizes for cost in self.all], owners, self._channels)
+        self._uses = _Products([cost.uses for cost in self.all], owners, self._channels)
+
+    @property
+    def total(self) -> int:
+        """The multiply-adds of the whole model."""
+        return sum(cost.number for cost in self.all)
+
+    def uses(self, channels: Sequence[int] | None = None) -> np.ndarray:
+        """The product of each cost's `uses` where so many channels of each group are left."""
+        return self._uses(self._channels if channels is None else channels)
+
+    def counted_in_uses(self) -> np.ndarray:
+        """Whether each group's channels number places of a kernel, or tensors' products."""
+        return self._uses.per_channel.any(axis=0)
+
+    def share(self, channels: Sequence[int]) -> float:
+        """Share of the model's multiply-adds that is left where so many channels are."""
+        left = (self._sizes(channels) * self._uses(channels)).sum()
+        return float(left / self.total) if self.total else 1.0
 
 
-def _walk(model: keras.Model) -> Iterator[tuple[str, _Uses, int]]:
-    """The path of each call, the kernels it uses and how often, and products of tensors."""
-    function = as_function(model)
-    yield from _calls(function, function.inputs, "")
+class _Products:
+    """Products of sizes, as they follow from how many channels of each group are left.
+
+    Args:
+        rows: The factors of each product; an `Axis` is as long as what is left of it.
+        owners: The number of the group of each label, -1 for what stays.
+        channels: How many channels each group has.
+    """
+
+    def __init__(
+        self, rows: Sequence[Sequence[Axis | int]], owners: np.ndarray, channels: Sequence[int]
+    ) -> None:
+        self._fixed = np.array(
+            [math.prod(n for n in row if not _is_axis(n)) for row in rows], float
+        )
+        # For each axis how many of its places stay, and how many go with the channels of a group.
+        known: dict[bytes, int] = {}
+        lengths: list[np.ndarray] = []
+        index: list[list[int]] = []
+        for row in rows:
+            index.append([])
+            for axis in filter(_is_axis, row):
+                length = np.bincount(owners[axis.labels] + 1, minlength=len(channels) + 1)
+                if length.tobytes() not in known:
+                    known[length.tobytes()] = len(lengths)
+                    lengths.append(length)
+                index[-1].append(known[length.tobytes()])
+        table = np.array(lengths).reshape(len(lengths), len(channels) + 1)
+        self._stays = table[:, 0]
+        self.per_channel = table[:, 1:] / np.maximum(channels, 1)
+        width = max(map(len, index), default=0)
+        # All rows are made as long as the longest with an axis of length one.
+        padded = [row + [len(lengths)] * (width - len(row)) for row in index]
+        self._index = np.array(padded, int).reshape(len(rows), width)
+
+    def __call__(self, channels: Sequence[int]) -> np.ndarray:
+        """The products where so many channels of each group are left."""
+        lengths = self._stays + self.per_channel @ np.asarray(channels, float)
+        return self._fixed * np.append(lengths, 1.0)[self._index].prod(axis=1)
 
 
-def _calls(function: Any, inputs: _Tensors, prefix: str) -> Iterator[tuple[str, _Uses, int]]:
-    known = {id(x): y for x, y in zip(function.inputs, inputs, strict=True)}
-    same = all(x.shape == y.shape for x, y in zip(function.inputs, inputs, strict=True))
-    for node in nodes_in_order(function):
-        operation = node.operation
-        args, kwargs = node.arguments.fill_in(known)
-        outputs = node.outputs
-        if not same:  # a nested model that is called on other sizes than it was built for
-            outputs = tree.flatten(operation.compute_output_spec(*args, **kwargs))
-        known.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
-        tensors = [x for x in tree.flatten((args, kwargs)) if isinstance(x, keras.KerasTensor)]
-        path = prefix + operation.name
-        if isinstance(operation, keras.Model) and has_graph(operation):
-            yield from _calls(as_function(operation), tensors, f"{path}/")
-        else:
-            yield path, _uses(operation, tensors, outputs), _products(operation, tensors, outputs)
+def _is_axis(factor: Axis | int) -> bool:
+    return isinstance(factor, Axis)
 
 
-def _size(shape: Iterable[int | None]) -> int:
-    return math.prod(n or 1 for n in shape)
-
-
-def _places(x: keras.KerasTensor, channels: int) -> int:
-    """At how many places of one example a tensor has that many channels."""
-    return _size(x.shape[1:]) // channels
-
-
-def _uses(operation: Any, inputs: _Tensors, outputs: _Tensors) -> _Uses:  # noqa: PLR0911
-    """The kernels of a layer, each with how often its entries are multiplied in this call."""
-    match operation:
-        case layers.DepthwiseConv1D() | layers.DepthwiseConv2D():
-            kernel = operation.kernel
-            return [(kernel, _places(outputs[0], _size(kernel.shape[-2:])))]
-        case layers.SeparableConv1D() | layers.SeparableConv2D():
-            places = _places(outputs[0], operation.filters)
-            return [(operation.depthwise_kernel, places), (operation.pointwise_kernel, places)]
-        case layers.Conv1DTranspose() | layers.Conv2DTranspose() | layers.Conv3DTranspose():
-            return [(operation.kernel, _places(inputs[0], operation.kernel.shape[-1]))]
-        case layers.Dense() | layers.Conv1D() | layers.Conv2D() | layers.Conv3D():
-            return [(operation._kernel, _places(outputs[0], operation._kernel.shape[-1]))]
-        case layers.EinsumDense():
-            source, kernel, _ = split_equation(operation.equation, len(inputs[0].shape))
-            pairs = zip(source[1:], inputs[0].shape[1:], strict=True)
-            return [(operation._kernel, _size(n for letter, n in pairs if letter not in kernel))]
-        case layers.MultiHeadAttention() | layers.GroupQueryAttention():
-            rows, columns = _rows_and_columns(inputs)
-            parts = {"query": rows, "key": columns, "value": columns, "output": rows, "gate": rows}
-            parts = {getattr(operation, f"_{k}_dense", None): n for k, n in parts.items()}
-            return [(dense._kernel, places) for dense, places in parts.items() if dense]
-        case layers.LSTM() | layers.GRU() | layers.SimpleRNN():
-            steps = inputs[0].shape[1] or 1
-            return [(operation.cell.kernel, steps), (operation.cell.recurrent_kernel, steps)]
-        case layers.Bidirectional():
-            sides = (operation.forward_layer, operation.backward_layer)
-            return [use for side in sides for use in _uses(side, inputs, outputs)]
-        case layers.TimeDistributed():
-            ins, outs = ([_step(x) for x in xs] for xs in (inputs, outputs))
-            steps = inputs[0].shape[1] or 1
-            return [(kernel, steps * n) for kernel, n in _uses(operation.layer, ins, outs)]
-    return []
-
-
-def _products(operation: Any, inputs: _Tensors, outputs: _Tensors) -> int:
-    """The multiply-adds of tensors with each other."""
-    match operation:
-        case layers.MultiHeadAttention() | layers.GroupQueryAttention():
-            rows, columns = _rows_and_columns(inputs)
-            heads, width = operation._query_dense._kernel.shape[1:]
-            return rows * columns * heads * (width + operation._value_dense._kernel.shape[2])
-        case layers.Attention() | nn_ops.DotProductAttention():
-            query, value = inputs[:2]
-            return (_size(query.shape[1:]) + _size(outputs[0].shape[1:])) * (value.shape[1] or 1)
-        case layers.Dot():
-            axis = operation.axes if isinstance(operation.axes, int) else operation.axes[0]
-            return _size(outputs[0].shape[1:]) * (inputs[0].shape[axis] or 1)
-        case numpy_ops.Matmul():
-            return _size(outputs[0].shape[1:]) * (inputs[0].shape[-1] or 1)
-        case numpy_ops.Einsum():
-            source, _, target = operation.subscripts.replace(" ", "").partition("->")
-            sizes: dict[str, int | None] = {}
-            for letters, x in zip(source.split(","), inputs, strict=False):
-                sizes.update(zip(letters, x.shape, strict=False))
-            return _size(n for letter, n in sizes.items() if letter != target[:1])
-    return 0
-
-
-def _rows_and_columns(inputs: _Tensors) -> tuple[int, int]:
-    """The lengths of query and key, which is as long as the value."""
-    return _size(inputs[0].shape[1:-1]), _size(inputs[1].shape[1:-1])
-
-
-def _step(x: keras.KerasTensor) -> keras.KerasTensor:
-    return keras.KerasTensor((x.shape[0], *x.shape[2:]))
+def _at_least(unseen: Iterable[str]) -> str:
+    names = ", ".join(dict.fromkeys(unseen))
+    if not names:
+        return ""
+    return (
+        f"What {names} does cannot be seen, so each entry of its kernels counts once. To have it "
+        "counted in full, register a rule with `keras_hoyer.graph.register_rule`."
+    )

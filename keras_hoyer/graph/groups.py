@@ -1,14 +1,14 @@
 """Which channels of which layers live and die together."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
-import keras
 import numpy as np
 
-from keras_hoyer.graph.axes import FROZEN, WeightAxes
+from keras_hoyer.graph.axes import FROZEN, Axis, WeightAxes
 from keras_hoyer.graph.walk import ChannelGraph
-from keras_hoyer.weights import LayerSelection, find_kernels, find_weights
+from keras_hoyer.weights import Weight, find_weights
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -40,6 +40,7 @@ class Group:
         producing: kernels along their outputs, biases, and normalisation scales and shifts.
         consuming: kernels along their inputs.
         states: moving statistics and the like.
+        roots: int array of shape `(channels,)`: the label of each channel in the graph.
     """
 
     name: str
@@ -47,67 +48,55 @@ class Group:
     producing: tuple[Slice, ...]
     consuming: tuple[Slice, ...]
     states: tuple[Slice, ...]
+    roots: np.ndarray
 
 
-def channel_groups(model: keras.Model, layers: LayerSelection = None) -> list[Group]:
-    """The channels of a model that can be removed, with all that goes with each.
-
-    Args:
-        model: a built Sequential or functional model, nested models included.
-        layers: List of layer names (a nested model's name stands for all its layers), or a
-            function from a layer to a bool: only channels all of whose producing kernels belong to
-            these. Defaults to `None`: all but those of embeddings.
-
-    Returns:
-        A list of `Group`, in the order of the layers.
-
-    Raises:
-        ValueError: If a layer name does not exist, the model is not built, or its graph cannot be
-            seen.
-
-    >>> model = keras.Sequential([
-    ...     keras.Input((8, 8, 3)), keras.layers.Conv2D(4, 3), keras.layers.BatchNormalization(),
-    ...     keras.layers.Flatten(), keras.layers.Dense(10)])
-    >>> [group] = channel_groups(model)
-    >>> group.channels
-    4
-    >>> [(s.variable.name, s.axis) for s in group.producing]
-    [('kernel', 3), ('bias', 0), ('gamma', 0), ('beta', 0)]
-    >>> [(s.variable.name, s.axis, s.indices.shape) for s in group.consuming]
-    [('kernel', 0, (4, 36))]
-    """
-    graph = ChannelGraph(model, values=False)
+def groups_of(graph: ChannelGraph, kernels: Sequence[Weight]) -> list[Group]:
+    """The channels that can be removed and all of whose producing kernels are among `kernels`."""
     known = {
-        id(w.variable): w.path for w in find_weights(model) if w.is_kernel or w.name == "embeddings"
+        id(w.variable): w.path
+        for w in find_weights(graph.model)
+        if w.is_kernel or w.name == "embeddings"
     }
-    chosen = {id(w.variable) for w in find_kernels(model, layers)}
+    chosen = {id(w.variable) for w in kernels}
+    kinds = _kinds(graph)
     places: dict[int, list[tuple[int, int]]] = {}  # root -> [(number of the place, index)]
-    kinds: list[tuple[WeightAxes, int]] = []
-    for weight in graph.weights.values():
-        for index, axis in enumerate(weight.axes):
-            if axis is None:
-                continue
-            for position, root in enumerate(graph.roots[axis.labels].tolist()):
-                if root != FROZEN:
-                    places.setdefault(root, []).append((len(kinds), position))
-            kinds.append((weight, index))
-    alike: dict[tuple[int, ...], list[list[int]]] = {}
-    for found in places.values():
+    for number, (_, _, axis) in enumerate(kinds):
+        for position, root in enumerate(graph.roots[axis.labels].tolist()):
+            if root != FROZEN:
+                places.setdefault(root, []).append((number, position))
+    alike: dict[tuple[int, ...], list[tuple[int, list[int]]]] = {}
+    for root, found in places.items():
         found.sort()
         numbers = tuple(number for number, _ in found)
-        alike.setdefault(numbers, []).append([position for _, position in found])
+        alike.setdefault(numbers, []).append((root, [position for _, position in found]))
     groups = []
-    for numbers, rows in alike.items():
-        table = np.array(rows)
+    for numbers, members in alike.items():
+        table = np.array([positions for _, positions in members])
         roles: dict[str, list[Slice]] = {"producing": [], "consuming": [], "states": []}
         for number in dict.fromkeys(numbers):
-            weight, index = kinds[number]
+            weight, index, _ = kinds[number]
+            if weight is None:
+                continue
             indices = table[:, [n == number for n in numbers]]
             producing = "states" if weight.state else "producing"
             role = "consuming" if index in weight.reads else producing
             roles[role].append(Slice(weight.variable, index, indices))
-        kernels = [id(s.variable) for s in roles["producing"] if id(s.variable) in known]
-        if kernels and chosen.issuperset(kernels):
-            name = ", ".join(dict.fromkeys(known[kernel] for kernel in kernels))
-            groups.append(Group(name, len(rows), *(tuple(role) for role in roles.values())))
+        made_by = [id(s.variable) for s in roles["producing"] if id(s.variable) in known]
+        if made_by and chosen.issuperset(made_by):
+            name = ", ".join(dict.fromkeys(known[kernel] for kernel in made_by))
+            roots = np.array([root for root, _ in members])
+            groups.append(Group(name, len(members), *map(tuple, roles.values()), roots))
     return groups
+
+
+def _kinds(graph: ChannelGraph) -> list[tuple[WeightAxes | None, int, Axis]]:
+    """The places where channels can lie: along an axis of a weight, or as a factor of a cost."""
+    kinds: list[tuple[WeightAxes | None, int, Axis]] = []
+    for weight in graph.weights.values():
+        axes = enumerate(weight.axes)
+        kinds.extend((weight, index, axis) for index, axis in axes if axis is not None)
+    for cost in graph.calls.costs:
+        # Channels that are alike cost alike.
+        kinds.extend((None, 0, axis) for axis in cost.uses if isinstance(axis, Axis))
+    return kinds

@@ -18,6 +18,12 @@ def register_rule(
     Where the layer sums over a channel axis, `graph.read` says so, and what must stay is named to
     `graph.freeze`.
 
+    What the layer costs comes from the rule as well. A weight that reads channels (`reads=`) counts
+    as multiplied once for each place of the first output: for each entry along the axes that the
+    weight does not make. `graph.weight(..., uses=inputs.places(-1))` says otherwise, and is needed
+    for a weight that reads none, such as a depthwise kernel; `uses=()` is one place. Products of
+    tensors with each other are told to `graph.product`.
+
     Args:
         classes: the classes; a subclass needs a rule of its own if it has a `call` or `build` of
             its own.

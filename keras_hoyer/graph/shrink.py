@@ -1,39 +1,58 @@
 """A smaller model with the same outputs: channels that are constant, or that nobody reads, go."""
 
-import warnings
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops, tree
 
-from keras_hoyer._keras import trusting
-from keras_hoyer.graph.axes import FROZEN, Axis, Read
-from keras_hoyer.graph.opening import all_layers, as_function, has_graph, nodes_in_order
+from keras_hoyer._checks import warn
+from keras_hoyer.graph.axes import FROZEN, Read
+from keras_hoyer.graph.building import Builder
+from keras_hoyer.graph.checking import check_outputs
+from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph
-from keras_hoyer.masks import KeepZeros, apply_masks
+from keras_hoyer.plain import find_adapted
 from keras_hoyer.weights import find_weights
 
 
-def shrink(model: keras.Model) -> keras.Model:
+def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.Model:
     """Builds a smaller model that gives the same outputs.
 
     A channel goes, with everything that lives and dies with it, if at each place where it is read
     it is a constant whose effect a bias can take up (zero has none), or nothing that stays depends
-    on it. The weights, names, dtype policies, trainable flags and compile settings are carried
-    over, and the masks of what is left. The penalties of keras_hoyer are left behind, so that
-    the result loads without keras_hoyer where no mask is left to hold. At least one channel of each
-    layer stays. The new optimizer starts afresh.
+    on it. At least one channel of each layer stays.
+
+    All else is kept: weights, names, dtype policies, trainable flags, the masks of what is left,
+    compile settings, and what layers hold outside weights and config: adapted statistics,
+    vocabularies, states of recurrent layers and random generators, attributes set after
+    construction. Layers that share a variable, as a tied head and its embedding, keep their widths
+    and go on sharing it. The penalties of keras_hoyer are left behind, so that the result loads
+    without keras_hoyer where no mask is left to hold. The new optimizer starts afresh.
+
+    The new model has layers of its own, built from their configs. A layer of which nothing changes
+    is copied as an object where its config does not make it again, and where that is not possible
+    either, both models hold it, which a warning says.
+
+    Before it is returned the new model is run beside the old one, on a small batch of random inputs
+    or on `sample`. Where they differ by more than 1e-4 of the largest output, both are run again in
+    float64, and what a change of the last digit of weights and inputs does to the model itself
+    is allowed for. Inputs that cannot be made, such as strings, are said in a warning.
 
     Args:
         model: a built Sequential or functional model, nested models included, or a subclassed one
             that can be called on symbolic inputs. It is not changed.
+        check: whether to compare the outputs. Defaults to `True`.
+        sample: a batch of inputs to compare them on: an array, or a list or dict of arrays like the
+            model's inputs, of which at most 32 samples are used. Defaults to `None`: random ones.
 
     Returns:
         A Sequential model for a Sequential one, else a functional one.
 
     Raises:
-        ValueError: if the model is not built, or its graph cannot be seen.
+        ShrinkError: a `ValueError`, if the smaller model gives other outputs, which names the first
+            layer whose outputs differ; or if a layer that changes cannot be built from its config.
+        ValueError: if the model is not built, its graph cannot be seen, or it cannot be called on
+            `sample`.
 
     >>> model = keras.Sequential([
     ...     keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
@@ -47,17 +66,35 @@ def shrink(model: keras.Model) -> keras.Model:
     >>> bool(np.allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5))
     True
     """
+    adapted = find_adapted(model) if isinstance(model, keras.Model) else {}
+    if adapted:
+        warn(
+            "Kept as they are, since LoRA adds to their kernels or they are quantized: layers "
+            f"{', '.join(adapted)}. The order is: merge LoRA, prune, shrink, quantize."
+        )
     graph = ChannelGraph(model)
-    small = _Builder(graph, _removable(graph)).build(model)
+    unreached = Unreached(graph, [weight for weight in find_weights(model) if weight.is_kernel])
+    if unreached:
+        warn(unreached.message())
+    builders = [Builder(graph, _removable(graph))]
+    one, small = model, builders[0].build(model)
     # What is left may be tied less: a convolution of one group in place of two, for instance.
-    while small.count_params() < model.count_params():
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # all has been said of the first model
-            graph = ChannelGraph(small)
+    while small.count_params() < one.count_params():
+        graph = ChannelGraph(small)
         removed = _removable(graph)
         if not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
             break
-        model, small = small, _Builder(graph, removed).build(small)
+        builders.append(Builder(graph, removed))
+        one, small = small, builders[-1].build(small)
+    if check:
+        check_outputs(model, small, builders, sample)
+    shared = [f"{type(x).__name__} '{x.name}'" for x in builders[0].kept_shared]
+    if shared:
+        warn(
+            f"The smaller model and the model '{model.name}' have these layers in common, so that "
+            f"training one changes the other: {', '.join(shared)}. Neither their config nor what "
+            "they hold can be copied; a `get_config` with all arguments of `__init__` helps."
+        )
     return small
 
 
@@ -113,187 +150,3 @@ def _replaceable(graph: ChannelGraph, read: Read) -> np.ndarray:
             # A layer that is called several times has one bias for all of its calls.
             agree &= other.axis.constants == constants
     return agree
-
-
-class _Builder:
-    """Makes the layers anew with the widths that are left, and calls them in the same order."""
-
-    def __init__(self, graph: ChannelGraph, removed: np.ndarray) -> None:
-        self.graph = graph
-        self.removed = removed
-        self.classes = {type(layer).__name__: type(layer) for layer in all_layers(graph.model)}
-        self.made: dict[int, tuple[Any, Any]] = {}
-        self.shifts: dict[int, tuple[Read, np.ndarray]] = {}
-        for read in graph.reads:
-            if read.shift is not None:
-                # What varies and goes all the same is read by nothing that stays.
-                constants = np.where(self.kept(read.axis), 0, np.nan_to_num(read.axis.constants))
-                shift = read.shift(constants)
-                if shift.any():
-                    self.shifts[id(read.layer)] = (read, shift)
-
-    def kept(self, axis: Axis) -> np.ndarray:
-        """Which channels of the axis are left."""
-        return ~self.removed[self.graph.roots[axis.labels]]
-
-    def size(self, axis: Axis) -> int:
-        """How many channels of the axis are left."""
-        return int(self.kept(axis).sum())
-
-    def build(self, model: keras.Model) -> keras.Model:
-        """The whole model with its weights and compile settings."""
-        new = self.model(model, self.graph.function)
-        copies = self.transfer()
-        self.carry_masks(model, new, copies)
-        _copy_trainable(model, new)
-        _compile(model, new)
-        return new
-
-    def model(self, model: keras.Model, function: Any) -> keras.Model:
-        """A model of any depth, without its weights."""
-        if isinstance(model, keras.Sequential):
-            inputs = self.input(function.inputs[0])
-            stack = [self.operation(layer) for layer in model.layers]
-            return keras.Sequential([inputs, *stack], name=model.name)
-        inputs = [self.input(x) for x in function.inputs]
-        known = {id(x): y for x, y in zip(function.inputs, inputs, strict=True)}
-        for node in nodes_in_order(function):
-            args, kwargs = node.arguments.fill_in(known)
-            args, kwargs = self.graph.rewritten(node, self.size, args, kwargs)
-            outputs = tree.flatten(self.operation(node.operation)(*args, **kwargs))
-            known.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
-        outputs = [known[id(x)] for x in function.outputs]
-        return keras.Model(
-            tree.pack_sequence_as(function._inputs_struct, inputs),
-            tree.pack_sequence_as(function._outputs_struct, outputs),
-            name=model.name,
-        )
-
-    def input(self, reference: keras.KerasTensor) -> keras.KerasTensor:
-        """An input with the channels that are left."""
-        config = reference._keras_history.operation.get_config()
-        axes = self.graph.tensors[id(reference)].axes
-        config["batch_shape"] = tuple(
-            n if axis is None else self.size(axis)
-            for n, axis in zip(reference.shape, axes, strict=True)
-        )
-        return keras.layers.InputLayer.from_config(config).output
-
-    def operation(self, old: Any) -> Any:
-        """The layer or operation with the sizes that are left; the same one for each call."""
-        if id(old) not in self.made:
-            nested = _is_graph(old)
-            new = self.model(old, as_function(old)) if nested else self.configured(old)
-            self.made[id(old)] = (old, new)
-        return self.made[id(old)][1]
-
-    def configured(self, old: Any) -> Any:
-        """A layer or operation made from the config of the old one."""
-        updates = self.graph.updates(old, self.size)
-        if not isinstance(old, keras.Layer) and not updates:
-            return old  # it has no state, and its arguments may not fit into a config
-        config = {**old.get_config(), **updates}
-        if id(old) in self.shifts:
-            read = self.shifts[id(old)][0]
-            if read.bias is None:
-                config["use_bias"] = True
-        if isinstance(old, keras.layers.Lambda):
-            # Its config loses what the function refers to.
-            own = {"function": old.function, "output_shape": old._output_shape, "mask": old.mask}
-            return type(old)(**{**config, **own, "arguments": old.arguments})
-        # The layer is here already, so nothing untrusted is loaded.
-        with trusting(), keras.saving.custom_object_scope(self.classes):
-            return type(old).from_config(_without_own(config))
-
-    def transfer(self) -> dict[int, Any]:
-        """Copies what is left of each weight, and puts the constants into the biases.
-
-        Returns:
-            The new variables by the ids of the old ones.
-        """
-        copies = {}
-        for old, new in self.made.values():
-            if isinstance(old, keras.Layer) and not _is_graph(old):
-                # A bias that was added is the last weight of its layer.
-                added = [None] * (len(new.weights) - len(old.weights))
-                for source, target in zip([*old.weights, *added], new.weights, strict=True):
-                    if source is not None:
-                        copies[id(source)] = target
-                        target.assign(self.values(source))
-        for read, shift in self.shifts.values():
-            added = shift
-            for index, axis in enumerate(read.outputs):
-                if axis is not None:
-                    added = added.compress(self.kept(axis), axis=index)
-            if read.bias is None:
-                bias, value = self.made[id(read.layer)][1].bias, 0
-            else:
-                bias, value = copies[id(read.bias)], _numpy(copies[id(read.bias)])
-            bias.assign(value + added)
-        return copies
-
-    def carry_masks(self, model: keras.Model, new: keras.Model, copies: dict[int, Any]) -> None:
-        """Holds the zeros that are left in the weights."""
-        targets = {id(weight.variable): weight for weight in find_weights(new)}
-        masks = {}
-        for weight in find_weights(model):
-            constraint = weight.get("constraint")
-            if isinstance(constraint, KeepZeros):
-                mask = constraint.get_mask(weight.name)
-                mask = None if mask is None else self.cut(weight.variable, mask)
-                if mask is not None and not mask.all():
-                    masks[targets[id(copies[id(weight.variable)])]] = mask
-        apply_masks(new, masks)
-
-    def cut(self, variable: Any, values: np.ndarray) -> np.ndarray:
-        """What is left of an array that has the axes of a variable."""
-        weight = self.graph.weights.get(id(variable))
-        for index, axis in enumerate(weight.axes if weight else ()):
-            if axis is not None:
-                values = values.compress(self.kept(axis), axis=index)
-        return values
-
-    def values(self, variable: Any) -> np.ndarray:
-        """What is left of a weight."""
-        values = self.cut(variable, ops.convert_to_numpy(variable))
-        factor = self.graph.factor(variable, self.size)
-        return values if factor == 1 else (values * factor).astype(values.dtype)
-
-
-def _is_graph(operation: Any) -> bool:
-    return isinstance(operation, keras.Model) and has_graph(operation)
-
-
-def _numpy(variable: Any) -> np.ndarray:
-    return ops.convert_to_numpy(ops.cast(variable, "float32"))
-
-
-def _without_own(config: Any) -> Any:
-    """The config without what only keras_hoyer could load."""
-    if isinstance(config, dict):
-        if config.get("registered_name") == "keras_hoyer>KeepZeros":
-            return config["config"]["constraint"]
-        if str(config.get("registered_name")).startswith("keras_hoyer>"):
-            return None
-        return {key: _without_own(value) for key, value in config.items()}
-    return config
-
-
-def _copy_trainable(model: keras.Model, new: keras.Model) -> None:
-    """Copies the `trainable` flags, from the outside to the inside as each one is passed on."""
-    for old, layer in zip(all_layers(model), all_layers(new), strict=False):
-        if layer.trainable != old.trainable:
-            layer.trainable = old.trainable
-
-
-def _compile(model: keras.Model, new: keras.Model) -> None:
-    if not model.compiled:
-        return
-    try:
-        new.compile_from_config(model.get_compile_config())
-    except Exception as error:
-        warnings.warn(
-            f"The compile settings of the model '{model.name}' could not be carried over "
-            f"({type(error).__name__}: {error}). Call `compile` on the smaller model.",
-            stacklevel=3,
-        )

@@ -28,11 +28,17 @@ def _rows(graph: ChannelGraph, x: Tensor) -> Axis | None:
     return x.axes[-1]
 
 
+def _attended(layer: Any, x: Tensor) -> Sequence[int]:
+    """The axes along which attention looks about."""
+    return getattr(layer, "attention_axes", None) or range(1, x.rank - 1)
+
+
 def _projection(
-    graph: ChannelGraph, dense: Any, source: Axis | None, heads: Axis, width: Axis
+    graph: ChannelGraph, dense: Any, x: Tensor, heads: Axis, width: Axis
 ) -> np.ndarray | None:
     """A projection `(in, heads, width)`; returns the constants it gives, `(heads, width)`."""
-    graph.weight(dense._kernel, (source, heads, width), reads=(0,))
+    source = x.axes[-1]
+    graph.weight(dense._kernel, (source, heads, width), reads=(0,), uses=x.places(-1))
     graph.weight(dense.bias, (heads, width))
     values = graph.value(dense._kernel)
     if values is None:
@@ -47,6 +53,8 @@ def _projection(
 def _attend(
     graph: ChannelGraph,
     layer: Any,
+    query: Tensor,
+    key: Tensor,
     *,
     scores: tuple[np.ndarray | None, np.ndarray | None],
     content: np.ndarray | None,
@@ -57,7 +65,10 @@ def _attend(
 ) -> Axis | None:
     """From the projected query, key and value to the output projection of an attention layer."""
     dense = layer._output_dense
-    graph.weight(dense._kernel, (heads, value_width, out), reads=(0, 1))
+    rows, columns = query.places(-1), [key.sizes[i] for i in _attended(layer, key)]
+    for width in (query_width, value_width):
+        graph.product(*rows, *columns, heads, width)
+    graph.weight(dense._kernel, (heads, value_width, out), reads=(0, 1), uses=rows)
     graph.weight(dense.bias, (out,))
 
     def scale(size: Callable) -> float:
@@ -94,11 +105,14 @@ def _sequence_outputs(
     return result, Tensor(shape, axes)
 
 
-def _freeze_masked(graph: ChannelGraph, heads: Axis, mask: Any) -> None:
-    """A mask for each head fixes the heads."""
-    shape = getattr(mask, "shape", ())
-    if len(shape) > 3 and shape[1] != 1:
-        graph.freeze(heads)
+def _freeze_masked(graph: ChannelGraph, heads: Axis | None, *masks: Any) -> None:
+    """A mask for each head fixes the heads; what masks are made of stays."""
+    for mask in masks:
+        if isinstance(mask, Tensor):
+            graph.freeze(*mask.axes)
+        shape = getattr(mask, "shape", ())
+        if len(shape) > 3 and shape[1] != 1:
+            graph.freeze(heads)
 
 
 @rule(layers.MultiHeadAttention)
@@ -139,18 +153,20 @@ def _multi_head_attention(
 
     graph.resize(layer, update)
     projected = [
-        _projection(graph, dense, source, heads, axis)
-        for dense, source, axis in (
-            (layer._query_dense, sources[0], query_width),
-            (layer._key_dense, sources[1], query_width),
-            (layer._value_dense, sources[2], value_width),
+        _projection(graph, dense, x, heads, axis)
+        for dense, x, axis in (
+            (layer._query_dense, query, query_width),
+            (layer._key_dense, key, query_width),
+            (layer._value_dense, value, value_width),
         )
     ]
     if getattr(layer, "_use_gate", False):
-        _projection(graph, layer._gate_dense, sources[0], heads, value_width)
+        _projection(graph, layer._gate_dense, query, heads, value_width)
     result = _attend(
         graph,
         layer,
+        query,
+        key,
         scores=projected[:2],
         content=projected[2],
         heads=heads,
@@ -178,9 +194,9 @@ def _grouped_query_attention(
     width = graph.channels(layer, "head_dim", layer.head_dim)
     _freeze_masked(graph, heads, attention_mask)
     sources = [_rows(graph, x) for x in (query, key, value)]
-    # The output is as wide as the query.
+    # The output is as wide as the query, and Keras wants the value to be so as well.
     out = graph.channels(layer, "output", layer.feature_dim)
-    out = graph.join(out, sources[0])
+    out = graph.join(out, sources[0], sources[2])
     graph.resize(
         layer,
         lambda size: {
@@ -190,20 +206,22 @@ def _grouped_query_attention(
         },
     )
     projected = [
-        _projection(graph, dense, source, axis, width)
-        for dense, source, axis in (
-            (layer._query_dense, sources[0], heads),
-            (layer._key_dense, sources[1], shared),
-            (layer._value_dense, sources[2], shared),
+        _projection(graph, dense, x, axis, width)
+        for dense, x, axis in (
+            (layer._query_dense, query, heads),
+            (layer._key_dense, key, shared),
+            (layer._value_dense, value, shared),
         )
     ]
     if getattr(layer, "use_gate", False):
-        _projection(graph, layer._gate_dense, sources[0], heads, width)
+        _projection(graph, layer._gate_dense, query, heads, width)
     if projected[0] is not None:
         projected[1:] = [np.repeat(x, layer.num_repeats, axis=0) for x in projected[1:]]
     result = _attend(
         graph,
         layer,
+        query,
+        key,
         scores=projected[:2],
         content=projected[2],
         heads=heads,
@@ -216,7 +234,7 @@ def _grouped_query_attention(
     )
 
 
-@rule(layers.Attention)
+@rule(layers.Attention, layers.AdditiveAttention)
 def _attention(
     graph: ChannelGraph,
     layer: Any,
@@ -227,17 +245,33 @@ def _attention(
 ) -> Any:
     query, value = inputs[:2]
     key = inputs[2] if len(inputs) > 2 else value
-    if layer.score_mode != "dot":
-        return graph.opaque(layer, inputs)
+    _freeze_masked(graph, None, *(mask or ()))
     left, right, content = (_rows(graph, x) for x in (query, key, value))
     graph.join(left, right)
+    rows, columns = query.places(-1), value.places(-1)
+    graph.product(*rows, *columns, value.shape[-1] if content is None else content)
+    if isinstance(layer, layers.AdditiveAttention) or layer.score_mode == "concat":
+        # The scores are sums of tanh(query + key), to which what is zero in both adds nothing.
+        if isinstance(layer, layers.AdditiveAttention):
+            graph.weight(layer.scale, (left,), state=True)
+        combined = _sum_of
+    else:
+        graph.product(*rows, *columns, query.shape[-1] if left is None else left)
+        combined = _product_of
     for axis, other in ((left, right), (right, left)):
-        graph.read(_product_of(axis, other))
+        graph.read(combined(axis, other))
     content = only_zeros(content)
     result = Tensor((*query.shape[:-1], value.shape[-1]), (*(None,) * (query.rank - 1), content))
     if not return_attention_scores:
         return result
     return result, Tensor((*query.shape[:-1], key.shape[-2]))
+
+
+def _sum_of(axis: Axis | None, other: Axis | None) -> Axis | None:
+    """The channels of `axis` with the constants of a sum of which no more than zeros is known."""
+    if axis is None or other is None:
+        return None if axis is None else axis.having(np.nan)
+    return axis.having(np.where((axis.constants == 0) & (other.constants == 0), 0, np.nan))
 
 
 def _product_of(axis: Axis | None, other: Axis | None) -> Axis | None:
@@ -261,20 +295,34 @@ def _dot_product_attention(
     mask: Any = None,
     scale: Any = None,
 ) -> Tensor:
-    # The width of query and key sets the scale of the scores.
-    graph.freeze(query.axes[-1], key.axes[-1])
-    for x in (query, key, value):
+    tensors = (query, key, value)
+    for x in tensors:
         graph.freeze(x.axes[1])
-    heads = [x.axes[2] for x in (query, key, value)]
-    if len({x.shape[2] for x in (query, key, value)}) > 1:
-        graph.freeze(*heads)
-        shared = None
-    else:
-        shared = graph.join(*heads)
-    for extra in (bias, mask):
-        if shared is not None and len(getattr(extra, "shape", ())) > 3 and extra.shape[1] != 1:
-            graph.freeze(shared)
-    content = only_zeros(value.axes[-1])
-    if shared is not None and heads[2] is not None:
-        shared = shared.having(np.where(heads[2].constants == 0, 0, np.nan))
-    return Tensor((*query.shape[:-1], value.shape[-1]), (None, None, shared, content))
+    shared = _same_axis(graph, [x.axes[2] for x in tensors], [x.shape[2] for x in tensors])
+    _freeze_masked(graph, shared, bias, mask)
+    for x in (query, value):  # the width of the scores, and that of what they weigh
+        graph.product(*query.places(-1), key.sizes[1], x.places()[-1])
+    # Keras says that the output is as wide as the query, so the values follow the keys.
+    width = _same_axis(graph, [x.axes[3] for x in tensors], [x.shape[3] for x in tensors])
+    if width is None:
+        return Tensor(query.shape, (None, None, shared, None))
+    left, right, content = (x.axes[3] for x in tensors)
+    graph.read(_product_of(left, right))
+
+    def keep_scale(size: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        if size(width) == len(width) or kwargs.get("scale") is not None or len(args) > 5:
+            return args, kwargs
+        return args, {**kwargs, "scale": 1 / math.sqrt(len(width))}
+
+    graph.rewrite(keep_scale)
+    return Tensor(query.shape, (None, None, shared, width.having(only_zeros(content).constants)))
+
+
+def _same_axis(
+    graph: ChannelGraph, axes: Sequence[Axis | None], sizes: Sequence[int | None]
+) -> Axis | None:
+    """The joined axis of query, key and value, with no more known than zeros of the values."""
+    if None in axes or len(set(sizes)) > 1:
+        graph.freeze(*axes)
+        return None
+    return graph.join(*axes).having(only_zeros(axes[2]).constants)

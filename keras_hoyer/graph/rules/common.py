@@ -110,6 +110,11 @@ def image_tensor(layer: Any, x: Tensor, index: int, axis: Axis | None, width: in
     return Tensor(shape, axes)
 
 
+def output_places(graph: ChannelGraph, index: int) -> list[int]:
+    """The sizes of an image-like output without its batch and its channels."""
+    return [n or 1 for i, n in enumerate(graph.output_sizes[0]) if i not in (0, index)]
+
+
 def split_equation(equation: str, rank: int) -> list[str]:
     """The letters of an equation `a,b->c`, with `...` written out for a first operand of `rank`."""
     source, weights, target = equation.replace("->", ",").replace(" ", "").split(",")

@@ -1,5 +1,6 @@
 """How channels go through convolutions."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from keras_hoyer.graph.rules.common import (
     image_channels,
     image_tensor,
     linear_constants,
+    output_places,
     rule,
 )
 from keras_hoyer.graph.rules.linear import linear
@@ -25,13 +27,17 @@ def _padded(layer: Any) -> bool:
 def _conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     index, source = image_channels(graph, layer, x)
     out = graph.channels(layer, "filters", layer.filters)
+    places = output_places(graph, index)
     if layer.groups == 1:
-        out = linear(graph, layer, layer._kernel, source, out, border=_padded(layer))
-        return image_tensor(layer, x, index, out, layer.filters)
-    return image_tensor(layer, x, index, _grouped(graph, layer, source, out), layer.filters)
+        out = linear(graph, layer, layer._kernel, source, out, places, border=_padded(layer))
+    else:
+        out = _grouped(graph, layer, source, out, places)
+    return image_tensor(layer, x, index, out, layer.filters)
 
 
-def _grouped(graph: ChannelGraph, layer: Any, source: Axis | None, out: Axis) -> Axis:
+def _grouped(
+    graph: ChannelGraph, layer: Any, source: Axis | None, out: Axis, places: Sequence[int]
+) -> Axis:
     """A grouped convolution loses whole groups: their inputs together with their outputs."""
     width = layer.filters // layer.groups
     group = np.arange(layer.filters) // width
@@ -43,7 +49,7 @@ def _grouped(graph: ChannelGraph, layer: Any, source: Axis | None, out: Axis) ->
         graph.merge(source, np.arange(len(source)) // fan_in)
         graph.join(source.take(slice(None, None, fan_in)), out.take(slice(None, None, width)))
     window = (None,) * (len(layer._kernel.shape) - 1)
-    graph.weight(layer._kernel, (*window, out))
+    graph.weight(layer._kernel, (*window, out), uses=places)
     graph.weight(layer.bias, (out,))
     graph.resize(layer, lambda size: {"filters": size(out), "groups": max(size(out) // width, 1)})
     values = graph.value(layer._kernel)
@@ -70,17 +76,23 @@ def _conv_transpose(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     out = graph.channels(layer, "filters", layer.filters)
     # How many taps meet in an output differs from place to place.
     border = any(n > 1 for n in (*layer.kernel_size, *layer.strides))
-    out = linear(graph, layer, layer.kernel, source, out, border=border, swapped=True)
+    places = x.places(index)
+    out = linear(graph, layer, layer.kernel, source, out, places, border=border, swapped=True)
     return image_tensor(layer, x, index, out, layer.filters)
 
 
 def _depthwise(
-    graph: ChannelGraph, layer: Any, kernel: Any, bias: Any, source: Axis | None
+    graph: ChannelGraph,
+    layer: Any,
+    kernel: Any,
+    bias: Any,
+    source: Axis | None,
+    places: Sequence[int],
 ) -> Axis | None:
     """Each channel on its own, through a kernel `(*window, in, multiplier)`."""
     channels, multiplier = kernel.shape[-2:]
     window = (None,) * (len(kernel.shape) - 2)
-    graph.weight(kernel, (*window, source, None))
+    graph.weight(kernel, (*window, source, None), uses=places)
     if source is None:
         return None
     out = source.repeat(multiplier)
@@ -99,7 +111,8 @@ def _depthwise(
 @rule(layers.DepthwiseConv1D, layers.DepthwiseConv2D)
 def _depthwise_conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     index, source = image_channels(graph, layer, x)
-    out = _depthwise(graph, layer, layer.kernel, layer.bias, source)
+    places = output_places(graph, index)
+    out = _depthwise(graph, layer, layer.kernel, layer.bias, source, places)
     out = out if out is None else graph.activated(out, layer.activation)
     return image_tensor(layer, x, index, out, x.shape[index] * layer.depth_multiplier)
 
@@ -107,7 +120,8 @@ def _depthwise_conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
 @rule(layers.SeparableConv1D, layers.SeparableConv2D)
 def _separable_conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     index, source = image_channels(graph, layer, x)
-    between = _depthwise(graph, layer, layer.depthwise_kernel, None, source)
+    places = output_places(graph, index)
+    between = _depthwise(graph, layer, layer.depthwise_kernel, None, source, places)
     out = graph.channels(layer, "filters", layer.filters)
-    out = linear(graph, layer, layer.pointwise_kernel, between, out)
+    out = linear(graph, layer, layer.pointwise_kernel, between, out, places)
     return image_tensor(layer, x, index, out, layer.filters)

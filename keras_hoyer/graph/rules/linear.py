@@ -1,7 +1,7 @@
 """How channels go through dense layers and their einsum relatives."""
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -26,6 +26,7 @@ def linear(
     kernel: Any,
     source: Axis | None,
     out: Axis,
+    places: Sequence[Axis | int],
     *,
     border: bool = False,
     swapped: bool = False,
@@ -38,13 +39,14 @@ def linear(
         kernel: the variable.
         source: the input channels.
         out: the output channels.
+        places: what numbers the places at which the kernel is multiplied.
         border: whether some outputs see only a part of the window.
         swapped: whether the kernel is `(*window, out, in)`.
     """
     window = (None,) * (len(kernel.shape) - 2)
     last = len(window)
     ends = (out, source) if swapped else (source, out)
-    graph.weight(kernel, (*window, *ends), reads=(last + swapped,))
+    graph.weight(kernel, (*window, *ends), reads=(last + swapped,), uses=places)
     graph.weight(layer.bias, (out,))
     graph.resize(
         layer,
@@ -66,7 +68,9 @@ def linear(
 @rule(layers.Dense)
 def _dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     out = graph.channels(layer, "units", layer.units)
-    return x.replace(-1, linear(graph, layer, layer._kernel, x.axes[-1], out))
+    graph.freeze(*(x.axes[:-1] if graph.mixes(layer.activation) else ()))
+    places = x.places(-1)
+    return x.replace(-1, linear(graph, layer, layer._kernel, x.axes[-1], out, places))
 
 
 @rule(layers.EinsumDense)
@@ -82,7 +86,13 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     for letter in set(source) - set(weights) - set(target):
         graph.read(axes[letter])
     kernel_axes = [axes[letter] for letter in weights]
-    graph.weight(layer._kernel, kernel_axes, reads=[weights.index(letter) for letter in summed])
+    places = x.places(*(i for i, letter in enumerate(source) if letter in weights))
+    graph.weight(
+        layer._kernel,
+        kernel_axes,
+        reads=[weights.index(letter) for letter in summed],
+        uses=places,
+    )
     bias_letters = layer.bias_axes or ""
     if layer.bias is not None:
         graph.weight(
@@ -123,6 +133,8 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
         _einsum_constants(
             graph, layer, values, axes, weights=weights, summed=summed, made=made, target=target
         )
+    if graph.mixes(layer.activation):
+        graph.freeze(*(axes[letter] for letter in target))
     for letter in made:
         axes[letter] = graph.activated(axes[letter], layer.activation)
     shape = [sizes[letter] for letter in target]

@@ -8,7 +8,14 @@ from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
 from keras_hoyer.graph.axes import Axis, Tensor
-from keras_hoyer.graph.rules.common import along, concatenated, constants_of, rule
+from keras_hoyer.graph.rules.common import (
+    Shape,
+    along,
+    concatenated,
+    constants_of,
+    only_zeros,
+    rule,
+)
 from keras_hoyer.graph.walk import ChannelGraph
 
 
@@ -55,6 +62,10 @@ def _dot(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Any:
     one, two = (layer.axes,) * 2 if isinstance(layer.axes, int) else layer.axes
     letters = ["b" + "cdefg"[: left.rank - 1], "b" + "hijkl"[: right.rank - 1]]
     one, two = one % left.rank, two % right.rank
+    if layer.normalize:
+        # A channel that is zero on one side only counts in the norm of the other.
+        for axis in (left.axes[one], right.axes[two]):
+            graph.read(only_zeros(axis))
     letters[1] = letters[1][:two] + letters[0][one] + letters[1][two + 1 :]
     target = "b" + "".join(x for x in letters[0][1:] + letters[1][1:] if x != letters[0][one])
     result = _contracted(graph, inputs, letters, target)
@@ -65,12 +76,26 @@ def _dot(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Any:
 
 @rule(numpy_ops.Einsum)
 def _einsum(graph: ChannelGraph, operation: Any, *operands: Any, **kwargs: Any) -> Any:
-    equation = operation.subscripts.replace(" ", "")
     operands = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in operands]
-    if "..." in equation or "->" not in equation:
-        return graph.opaque(operation, operands)
-    source, target = equation.split("->")
-    return _contracted(graph, operands, source.split(","), target)
+    letters, target = _spelled_out(operation.subscripts, [x.rank for x in operands])
+    return _contracted(graph, operands, letters, target)
+
+
+def _spelled_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
+    """The letters of each operand of an einsum and of its result, without `...`."""
+    source, arrow, target = equation.replace(" ", "").partition("->")
+    letters = source.split(",")
+    free = "".join(c for c in "zyxwvutsrqponmlkjihgfedcbaZYXWVUTSRQPONM" if c not in equation)
+    counts = [n - len(x.replace("...", "")) for n, x in zip(ranks, letters, strict=True)]
+    filled = [free[len(free) - n :] if n else "" for n in counts]
+    longest = max(
+        (f for f, x in zip(filled, letters, strict=True) if "..." in x), key=len, default=""
+    )
+    if not arrow:
+        once = sorted(c for c in set(source) if source.count(c) == 1 and c not in ".,")
+        target = "".join(["..." if longest else "", *once])
+    letters = [x.replace("...", f) for x, f in zip(letters, filled, strict=True)]
+    return letters, target.replace("...", longest)
 
 
 @rule(numpy_ops.Matmul)
@@ -91,11 +116,8 @@ def _contracted(
     graph: ChannelGraph, operands: Sequence[Tensor], letters: Sequence[str], target: str
 ) -> Tensor:
     """The einsum of several tensors: `letters` names their axes, `target` those that stay."""
-    sizes: dict[str, int | None] = {}
+    sizes = _letter_sizes([x.shape for x in operands], letters)
     lines: dict[str, list[Axis | None]] = {}
-    for x, names in zip(operands, letters, strict=True):
-        for name, n in zip(names, x.shape, strict=True):
-            sizes[name] = n if sizes.get(name, 1) in (1, None) else sizes[name]
     for x, names in zip(operands, letters, strict=True):
         for name, n, axis in zip(names, x.shape, x.axes, strict=True):
             if n != 1 or sizes[name] == 1:
@@ -109,4 +131,17 @@ def _contracted(
         axes[name] = axis
         if name not in target:
             graph.read(axis)
+    # The first axis of the result is the batch.
+    called = _letter_sizes([x.sizes for x in operands], letters)
+    factors = [n if axes[x] is None else axes[x] for x, n in called.items() if x != target[:1]]
+    graph.product(*factors)
     return Tensor([sizes[name] for name in target], [axes[name] for name in target])
+
+
+def _letter_sizes(shapes: Sequence[Shape], letters: Sequence[str]) -> dict[str, int | None]:
+    """The size that each letter stands for, with axes of size one spread over the others."""
+    sizes: dict[str, int | None] = {}
+    for shape, names in zip(shapes, letters, strict=True):
+        for name, n in zip(names, shape, strict=True):
+            sizes[name] = n if sizes.get(name, 1) in (1, None) else sizes[name]
+    return sizes

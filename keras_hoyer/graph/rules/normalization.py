@@ -14,7 +14,9 @@ from keras_hoyer.graph.walk import ChannelGraph
 
 
 @rule(layers.BatchNormalization)
-def _batch_normalization(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Tensor:
+def _batch_normalization(
+    graph: ChannelGraph, layer: Any, x: Tensor, training: Any = None, **kwargs: Any
+) -> Tensor:
     axis = x.axes[layer.axis]
     for variable, state in (
         (layer.gamma, False),
@@ -31,6 +33,8 @@ def _batch_normalization(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: A
         constants = (axis.constants - mean) / np.sqrt(variance.astype("float64") + layer.epsilon)
         if gamma is not None:
             constants = np.where(gamma == 0, 0, constants * gamma)
+        if training:  # by the statistics of the batch, in which a constant varies by nothing
+            constants = np.where(constants == 0, 0, np.nan)
         axis = axis.having(constants if beta is None else constants + beta)
     return x.replace(layer.axis, axis)
 

@@ -13,7 +13,7 @@ from keras.src.ops import nn as nn_ops
 from keras.src.ops import numpy as numpy_ops
 
 from keras_hoyer.graph.axes import Axis, Tensor
-from keras_hoyer.graph.rules.common import constants_of, existing, forgetting, rule
+from keras_hoyer.graph.rules.common import constants_of, existing, forgetting, only_zeros, rule
 from keras_hoyer.graph.walk import ChannelGraph
 
 
@@ -44,21 +44,27 @@ def _layer_scale(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     return x.replace(-1, axis)
 
 
+@rule(layers.ActivityRegularization, layers.Identity, *existing(core_ops, "StopGradient", "Cast"))
+def _unchanged(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    return x
+
+
 @rule(
     layers.Dropout,
     layers.SpatialDropout1D,
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
-    layers.AlphaDropout,
     layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.ActivityRegularization,
-    layers.Identity,
     StochasticDepth,
-    *existing(core_ops, "StopGradient", "Cast"),
 )
-def _unchanged(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    return x
+def _dropout(graph: ChannelGraph, layer: Any, x: Tensor, training: Any = None) -> Tensor:
+    """A product with random numbers, where the call asks for them at any time."""
+    return Tensor(x.shape, [only_zeros(axis) for axis in x.axes]) if training else x
+
+
+@rule(layers.AlphaDropout, layers.GaussianNoise)
+def _noise(graph: ChannelGraph, layer: Any, x: Tensor, training: Any = None) -> Tensor:
+    return forgetting(x) if training else x
 
 
 @rule(layers.Masking)
@@ -84,13 +90,18 @@ def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: A
     graph.freeze(*(x.axes if None in indices else [x.axes[index] for index in indices]))
     masks = [mask for mask in tree.flatten((args, kwargs)) if isinstance(mask, Tensor)]
     for mask in masks:
-        graph.freeze(*_lined_up(x, mask))
+        graph.freeze(*_lined_up(x, mask), *mask.axes)
     sizes = [None if index is None else x.shape[index] for index in indices]
-    if masks or None in sizes or not isinstance(layer, (layers.Softmax, nn_ops.Softmax)):
+    if masks or graph.masked or None in sizes or not isinstance(layer, (layers.Softmax, nn_ops.Softmax)):
         return forgetting(x)
+    # What is constant at all places that are compared gets an equal share of each.
     share = 1 / math.prod(sizes)
+    compared = {index % x.rank for index in indices}
     known = [
-        a if a is None else a.having(np.where(np.isnan(a.constants), np.nan, share)) for a in x.axes
+        a
+        if a is None
+        else a.having(np.where(np.isnan(a.constants) | (i in compared), np.nan, share))
+        for i, a in enumerate(x.axes)
     ]
     return Tensor(x.shape, known)
 
@@ -128,7 +139,10 @@ def _merge(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
     if len({x.rank for x in inputs}) > 1:
         return graph.opaque(layer, inputs)
     zero = isinstance(layer, layers.Multiply)
-    return _combined(graph, inputs, lambda *values: layer._merge_function(list(values)), zero)
+    result = _combined(graph, inputs, lambda *values: layer._merge_function(list(values)), zero)
+    # What is masked of one operand is left out, or counts as one.
+    own = isinstance(layer, (layers.Multiply, layers.Maximum, layers.Minimum))
+    return forgetting(result) if own and graph.masked else result
 
 
 @rule(CustomScaleLayer)

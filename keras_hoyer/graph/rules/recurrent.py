@@ -8,7 +8,7 @@ from keras import layers, ops, tree
 
 from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.rules.common import concatenated, constants_of, rule
-from keras_hoyer.graph.walk import ChannelGraph
+from keras_hoyer.graph.walk import ChannelGraph, title
 
 
 @rule(layers.LSTM, layers.GRU, layers.SimpleRNN)
@@ -23,11 +23,18 @@ def _recurrent(
     source = x.axes[-1]
     states = [s for s in tree.flatten(initial_state) if isinstance(s, Tensor)]
     graph.join(out, *(s.axes[-1] for s in states))
-    graph.weight(cell.kernel, (source, wide), reads=(0,))
-    graph.weight(cell.recurrent_kernel, (out, wide), reads=(0,))
+    steps = x.places(-1)
+    graph.weight(cell.kernel, (source, wide), reads=(0,), uses=steps)
+    graph.weight(cell.recurrent_kernel, (out, wide), reads=(0,), uses=steps)
     if cell.bias is not None:
         graph.weight(cell.bias, (*(None,) * (len(cell.bias.shape) - 1), wide))
+    for state in tree.flatten(layer.states or ()) if layer.stateful else ():
+        graph.weight(state, (None, out), state=True)
     graph.resize(layer, lambda size: {"units": size(out)})
+    if any(
+        graph.mixes(getattr(cell, name, None)) for name in ("activation", "recurrent_activation")
+    ):
+        graph.freeze(out)
     kernel = graph.value(cell.kernel)
     if kernel is not None:
         graph.read(source, kernel != 0, (wide,))
@@ -74,7 +81,7 @@ def _bidirectional(
 ) -> Any:
     sides = (layer.forward_layer, layer.backward_layer)
     if not all(isinstance(s, (layers.LSTM, layers.GRU, layers.SimpleRNN)) for s in sides):
-        return graph.opaque(layer, [x])
+        return graph.opaque(layer, [x], f" (around {title(layer.forward_layer)})")
     given = list(initial_state or ())
     half = len(given) // 2
     results = [
@@ -111,9 +118,9 @@ def _bidirectional(
 def _time_distributed(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Tensor:
     inner = layer.layer
     if not graph.has_rule(inner) and not graph.is_pointwise(inner):
-        return graph.opaque(layer, [x])
+        return graph.opaque(layer, [x], f" (around {title(inner)})")
     graph.freeze(x.axes[1])
-    step = Tensor((x.shape[0], *x.shape[2:]), (x.axes[0], *x.axes[2:]))
-    [out] = tree.flatten(graph.call(inner, step))
+    shape, axes, sizes = ((row[0], *row[2:]) for row in (x.shape, x.axes, x.sizes))
+    [out] = graph.inside(inner, Tensor(shape, axes, sizes), steps=x.sizes[1])
     graph.resize(layer, lambda size: {"layer": graph.resized_object(inner, size)})
     return Tensor((out.shape[0], x.shape[1], *out.shape[1:]), (out.axes[0], None, *out.axes[1:]))

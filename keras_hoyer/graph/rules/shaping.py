@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 from keras import layers
+from keras.src.ops import core as core_ops
 from keras.src.ops import numpy as numpy_ops
 
 from keras_hoyer.graph.axes import Axis, Tensor
@@ -244,6 +245,14 @@ def _split(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
     return results
 
 
+@rule(core_ops.Unstack)
+def _unstack(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
+    index = operation.axis % x.rank
+    graph.freeze(x.axes[index])
+    kept = [i for i in range(x.rank) if i != index]
+    return [_reordered(x, kept) for _ in graph.outputs]
+
+
 @rule(numpy_ops.GetItem)
 def _get_item(graph: ChannelGraph, operation: Any, x: Tensor, key: Any) -> Any:
     keys = list(key) if isinstance(key, tuple) else [key]
@@ -290,7 +299,8 @@ def _pad(graph: ChannelGraph, operation: Any, x: Tensor, constant_values: Any = 
     pairs = [tuple(p) for p in np.broadcast_to(operation.pad_width, (x.rank, 2)).tolist()]
     value = np.nan
     if operation.mode == "constant":
-        value = 0.0 if constant_values is None else float(constant_values)
+        value = 0.0 if constant_values is None else constant_values
+        value = float(value) if np.ndim(value) == 0 and not isinstance(value, Tensor) else np.nan
     padded = [index for index, pair in enumerate(pairs) if any(pair)]
     shape = [None if n is None else n + sum(pair) for n, pair in zip(x.shape, pairs, strict=True)]
     axes, added = list(x.axes), {}
