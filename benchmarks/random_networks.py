@@ -57,7 +57,9 @@ def main() -> None:
     ]
     summary = _summary(args.seed, lines)
     args.results.write_text(json.dumps(summary, indent=1) + "\n")
-    print(json.dumps({k: v for k, v in summary.items() if k not in ("kinds", "networks")}, indent=1))
+    print(
+        json.dumps({k: v for k, v in summary.items() if k not in ("kinds", "networks")}, indent=1)
+    )
 
 
 def _lines(file: Path) -> list[dict]:

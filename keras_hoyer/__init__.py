@@ -1,22 +1,8 @@
 """Sparse training, pruning, shrinking and checked export for Keras 3."""
 
-from keras_hoyer import callbacks, criteria, measures, patterns, schedules
-from keras_hoyer.attach import regularize, strip
-from keras_hoyer.exporters import ExportError, check_sparse_inference, export, load_sparse_weights
-from keras_hoyer.graph import register_rule
-from keras_hoyer.graph.building import ShrinkError
-from keras_hoyer.graph.costs import count_flops
-from keras_hoyer.graph.shrink import shrink
-from keras_hoyer.pruning import prune
-from keras_hoyer.regularizers import (
-    GroupHoyer,
-    GroupHoyerSquare,
-    GroupLasso,
-    Hoyer,
-    HoyerSquare,
-    TransformedL1,
-)
-from keras_hoyer.reports import report
+import os
+import sys
+from typing import TYPE_CHECKING, Any
 
 __version__ = "0.1.0"
 
@@ -34,6 +20,7 @@ __all__ = [
     "count_flops",
     "criteria",
     "export",
+    "keep_zeros",
     "load_sparse_weights",
     "measures",
     "patterns",
@@ -45,3 +32,32 @@ __all__ = [
     "shrink",
     "strip",
 ]
+
+
+def _is_the_program() -> bool:
+    """Whether this process is `keras-hoyer ...` or `python -m keras_hoyer ...`.
+
+    Both import this file before they see their arguments, and Keras takes seconds to import.
+    """
+    program, *arguments = getattr(sys, "argv", None) or [""]
+    if program == "-m":  # stands there until Python has found the module that it was asked to run
+        return sys.orig_argv[-len(arguments) - 1] == __name__
+    return os.path.splitext(os.path.basename(program))[0] == "keras-hoyer"
+
+
+# Importing the package registers its classes with Keras, so that saved models can be loaded. The
+# program waits until its arguments are right; its names come at their first use, see __getattr__.
+if TYPE_CHECKING or not _is_the_program():
+    from keras_hoyer._public import *
+
+
+def __getattr__(name: str) -> Any:
+    if name not in __all__:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from keras_hoyer import _public  # noqa: PLC0415
+
+    return getattr(_public, name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "__version__"]

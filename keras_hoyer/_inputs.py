@@ -13,7 +13,7 @@ def random_arrays(
     specs: Sequence[tuple[tuple[int | None, ...], str]],
     samples: int,
     unknown: int = 32,
-    limit: int = 10,
+    limit: int | None = None,
 ) -> list[np.ndarray]:
     """Random inputs of the right shapes and dtypes; those of an `Embedding` are valid indices.
 
@@ -22,14 +22,15 @@ def random_arrays(
         specs: Shape and dtype of each input.
         samples: Size of an open batch axis.
         unknown: Size of every other open axis.
-        limit: Integers are below it where no table is known.
+        limit: Integers are below it, and below 10 where no table is known.
     """
     rng = np.random.default_rng(0)
     limits = [
-        getattr(layer, "input_dim", None) or getattr(layer, "num_tokens", None) or limit
+        getattr(layer, "input_dim", None) or getattr(layer, "num_tokens", None) or 10
         for layer in (model._flatten_layers() if model else [])
         if isinstance(layer, _TABLES)
     ]
+    bound = min([*(limits or [10]), *([] if limit is None else [limit])])
     indexed = _inputs_of_tables(model, len(specs)) if limits else set()
     arrays = []
     for number, (sizes, dtype) in enumerate(specs):
@@ -38,7 +39,7 @@ def random_arrays(
         if dtype == "bool":
             array = rng.integers(0, 2, shape)
         elif number in indexed or "int" in dtype:
-            array = rng.integers(0, min([*limits] or [limit]), shape)
+            array = rng.integers(0, bound, shape)
         else:
             array = rng.standard_normal(shape)
         arrays.append(np.asarray(array).astype(dtype))

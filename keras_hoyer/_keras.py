@@ -32,6 +32,24 @@ def trusting() -> contextlib.AbstractContextManager[Any]:
     return SafeModeScope(safe_mode=False)
 
 
+def patch_tf2onnx() -> None:
+    """Lets `tf2onnx` run with NumPy 2, as Keras' own export to ONNX does."""
+    from keras.src.export import tf2onnx_lib  # noqa: PLC0415
+
+    tf2onnx_lib.patch_tf2onnx()
+
+
+def tensorflow_operations() -> tuple[Any, Any]:
+    """The modules in which `keras.ops` looks up what it computes on TensorFlow, at each call.
+
+    Returns:
+        The module of the NumPy-like operations, and that of the neural ones.
+    """
+    from keras.src.backend.tensorflow import nn, numpy  # noqa: PLC0415
+
+    return numpy, nn
+
+
 def running_callbacks() -> list[keras.callbacks.Callback] | None:
     """The callbacks of the `fit` that is calling, in their order; `None` outside of one.
 
@@ -79,6 +97,37 @@ def has_call(model: keras.Layer) -> bool:
     return type(model).call not in (keras.Model.call, keras.Layer.call)
 
 
+def variables_whose_losses_are_read() -> tuple[list[keras.Variable], keras.Variable | None]:
+    """The variables of the model whose `losses` are being read, and the one it has come to.
+
+    A regularizer is handed a tensor, and on JAX not even a variable. What it belongs to stands in
+    the caller.
+    """
+    frame = sys._getframe(1)
+    while frame is not None:
+        owner, variable = frame.f_locals.get("self"), frame.f_locals.get("variable")
+        if isinstance(owner, keras.Layer) and isinstance(variable, keras.Variable):
+            return list(owner.variables), variable
+        frame = frame.f_back
+    return [], None
+
+
+def flatten_layers(model: keras.Model) -> list[keras.Layer]:
+    """All layers inside of a model, at any depth, without the model itself."""
+    return list(model._flatten_layers(include_self=False, recursive=True))
+
+
+# Where TensorFlow and torch keep what a layer's own attributes tell them.
+_TRACKING = (
+    "_torch_params",
+    "_self_name_based_restores",
+    "_self_saveable_object_factories",
+    "_self_setattr_tracking",
+    "_self_unconditional_",
+    "_self_update_uid",
+)
+
+
 def attributes_of(layer: keras.Layer) -> dict[str, Any]:
     """The attributes that a layer's own code has set, by name; not those of `keras.Layer`."""
     found = {**vars(layer), **vars(layer).get("_modules", {})}  # where torch puts sublayers
@@ -86,7 +135,7 @@ def attributes_of(layer: keras.Layer) -> dict[str, Any]:
     return {
         name: value
         for name, value in found.items()
-        if name not in base and not name.startswith(("_self_", "_torch_params"))
+        if name not in base and not name.startswith(_TRACKING)
     }
 
 

@@ -5,10 +5,18 @@ from collections.abc import Callable
 
 import keras
 
+from keras_hoyer._checks import warn
 from keras_hoyer.masks import KeepZeros
 from keras_hoyer.regularizers import GroupPenalty, Penalty
-from keras_hoyer.regularizers.coupled import couple
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights, refresh_compiled
+from keras_hoyer.regularizers.coupled import couple, keep_in_configs
+from keras_hoyer.weights import (
+    LayerSelection,
+    Weight,
+    find_kernels,
+    find_weights,
+    refresh_compiled,
+    warn_unsaved,
+)
 
 Regularizer = keras.regularizers.Regularizer
 
@@ -35,7 +43,10 @@ def regularize(
             recurrent and attention layers.
         groups: `"coupled"` takes the channels of the model's graph for the groups of a group
             penalty without `axis`: a channel of a residual stream is one group with all kernels
-            that make or read it, as `patterns.Channel` cuts it. Not saved for attention layers.
+            that make or read it, as `patterns.Channel` cuts it. Kernels that are frozen count in
+            the norms of their groups; a group of frozen kernels alone is a constant and is left
+            out. Of the losses of a single layer, or of a model that shares only some of the layers,
+            a group is part if the first of its kernels that is being trained is.
             Defaults to `None`: each kernel has its own groups.
 
     Returns:
@@ -79,6 +90,9 @@ def regularize(
     for kernel, penalty in chosen:
         if penalty is not None:
             kernel.set("regularizer", penalty)
+    if groups == "coupled":
+        keep_in_configs(chosen)
+    warn_unsaved([kernel for kernel, penalty in chosen if penalty is not None], "penalty")
     refresh_compiled(model)
     return model
 
@@ -115,6 +129,8 @@ def strip(model: keras.Model) -> keras.Model:
         for name, value in list(vars(layer).items()):
             if isinstance(value, Penalty):
                 setattr(layer, name, None)
+            elif isinstance(value, KeepZeros):  # of a kernel that was quantized since
+                setattr(layer, name, value.constraint)
     refresh_compiled(model)
     return model
 
@@ -134,10 +150,25 @@ def _choose(
 ) -> list[tuple[Weight, Regularizer | None]]:
     by_layer = callable(regularizer) and not isinstance(regularizer, Regularizer)
     choose = regularizer if by_layer else _constant(keras.regularizers.get(regularizer))
-    chosen = [(kernel, choose(kernel.layer)) for kernel in find_kernels(model, layers)]
+    chosen = [(kernel, choose(kernel.layer)) for kernel in _find_plain(model, layers)]
     for kernel, penalty in chosen:
         _check_penalty(kernel, penalty)
     return chosen
+
+
+def _find_plain(model: keras.Model, layers: LayerSelection) -> list[Weight]:
+    """The kernels that were asked for, without those to which LoRA adds unless they are named."""
+    if layers is not None:
+        return find_kernels(model, layers)
+    kernels = find_kernels(model, allowed=("float8", "lora"))
+    with_lora = [k.path for k in kernels if getattr(k.owner, "lora_enabled", False)]
+    if with_lora:
+        warn(
+            f"Left alone, because they compute with LoRA: {', '.join(with_lora)}. These kernels "
+            "are frozen, so no penalty would change them. Merge LoRA first: the error that "
+            "`prune` raises shows how."
+        )
+    return [kernel for kernel in kernels if kernel.path not in with_lora]
 
 
 def _constant(regularizer: Regularizer | None) -> Callable[[keras.Layer], Regularizer | None]:

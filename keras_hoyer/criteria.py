@@ -14,6 +14,21 @@ import numpy as np
 from keras_hoyer import measures
 from keras_hoyer.patterns import Channel, NByM, Pattern
 
+__all__ = [
+    "Criterion",
+    "HoyerThreshold",
+    "StdThreshold",
+    "TargetFlops",
+    "TargetSparsity",
+    "Threshold",
+    "UnitScores",
+]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 FlopsLeft = Callable[[Sequence[int]], float]
 
 

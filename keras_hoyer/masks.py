@@ -5,9 +5,9 @@ training step. That makes a constraint the one place where no optimizer, momentu
 loss scaling can bring a pruned weight back, and where nothing runs in Python per batch.
 """
 
-import base64
-import zlib
-from collections.abc import Mapping
+import contextlib
+import copy
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
@@ -15,7 +15,8 @@ import numpy as np
 from keras import ops
 
 from keras_hoyer._keras import current_optimizer
-from keras_hoyer.weights import Weight, refresh_compiled
+from keras_hoyer._packing import PackedMask
+from keras_hoyer.weights import Weight, refresh_compiled, warn_unsaved
 
 
 @keras.saving.register_keras_serializable(package="keras_hoyer")
@@ -38,25 +39,48 @@ class KeepZeros(keras.constraints.Constraint):
         self, masks: Mapping[str, Any], constraint: keras.constraints.Constraint | None = None
     ) -> None:
         self.constraint = keras.constraints.get(constraint)
-        self._masks = {}
+        # Those of a config stay packed until their weight is seen, see `_packing`.
+        self._masks: dict[str, Any] = {}
         self._bits = {}
+        self._weight = None
+        if not isinstance(masks, Mapping):
+            raise ValueError(
+                "Invalid value for argument `masks`. Expected a dict from names to boolean arrays. "
+                f"Received: masks={masks!r:.100}"
+            )
         for name, mask in masks.items():
-            self.set_mask(name, _unpack(mask) if isinstance(mask, Mapping) else mask)
+            if isinstance(mask, Mapping):
+                self._masks[name] = PackedMask.from_config(mask)
+            else:
+                self.set_mask(name, mask)
+
+    def bound_to(self, name: str) -> "KeepZeros":
+        """The same masks, for the weight `name` alone, which may then be a bare array."""
+        bound = copy.copy(self)
+        bound._weight = name
+        return bound
 
     def set_mask(self, name: str, mask: np.ndarray) -> None:
         """Sets the mask of the weight `name`, a boolean array of the weight's shape."""
         self._bits.pop(name, None)
-        if name in self._masks:
+        if isinstance(self._masks.get(name), keras.Variable):
             self._masks[name].assign(mask)
         else:
-            self._masks[name] = keras.Variable(
-                np.asarray(mask, bool), dtype="bool", trainable=False, name="mask"
-            )
+            self._masks[name] = _on_backend(np.asarray(mask, bool))
 
-    def get_mask(self, name: str) -> np.ndarray | None:
-        """The mask of the weight `name` as a boolean array; `None` if it has none."""
+    def get_mask(self, name: str, shape: Sequence[int] | None = None) -> np.ndarray | None:
+        """The mask of the weight `name` as a boolean array; `None` if it has none.
+
+        Args:
+            name: the weight.
+            shape: its shape, which a mask from a file must have. Defaults to any.
+        """
         mask = self._masks.get(name)
-        return None if mask is None else ops.convert_to_numpy(mask)
+        if mask is None:
+            return None
+        if shape is not None:
+            self._check_shape(name, shape)
+        return mask.unpack() if isinstance(mask, PackedMask) else ops.convert_to_numpy(mask)
 
     def __call__(self, w: Any) -> Any:
         """Returns the weight with its zeros restored; on PyTorch a variable is changed in place."""
@@ -74,16 +98,40 @@ class KeepZeros(keras.constraints.Constraint):
     def apply_mask(self, name: str, w: Any) -> Any:
         """Returns `w` as a tensor, with zeros where the mask of the weight `name` is false."""
         w = ops.convert_to_tensor(w)
-        self._check_shape(name, w)
+        mask = ops.convert_to_tensor(self._mask_for(name, w))
         # Not a product, which leaves -0.0 and turns infinity into NaN.
-        return ops.where(ops.convert_to_tensor(self._masks[name]), w, 0.0)
+        return ops.where(mask, w, 0.0)
 
     def get_config(self) -> dict:
         """Returns the masks, packed to bits and compressed, and the other constraint."""
         return {
-            "masks": {name: _pack(ops.convert_to_numpy(m)) for name, m in self._masks.items()},
+            "masks": {name: self._packed(name).to_config() for name in self._masks},
             "constraint": keras.constraints.serialize(self.constraint),
         }
+
+    @classmethod
+    def from_config(cls, config: dict) -> "KeepZeros":
+        """The constraint that `get_config` described."""
+        if not {"masks"} <= set(config) <= {"masks", "constraint"}:
+            raise ValueError(
+                "Invalid config of a KeepZeros. Expected 'masks' and 'constraint'. "
+                f"Received: {sorted(config)!r:.100}"
+            )
+        return cls(**config)
+
+    def _packed(self, name: str) -> PackedMask:
+        mask = self._masks[name]
+        if isinstance(mask, PackedMask):
+            return mask
+        return PackedMask.pack(ops.convert_to_numpy(mask))
+
+    def _mask_for(self, name: str, w: Any) -> Any:
+        """The mask as the backend holds it, of the shape of the weight."""
+        self._check_shape(name, w.shape)
+        mask = self._masks[name]
+        if isinstance(mask, PackedMask):
+            mask = self._masks[name] = _on_backend(mask.unpack())
+        return mask
 
     def _mask_in_place(self, name: str, w: Any) -> Any:
         """Masks a PyTorch tensor by a bitwise "and", which is faster there than `where`."""
@@ -91,18 +139,18 @@ class KeepZeros(keras.constraints.Constraint):
 
         bits = self._bits.get(name)
         if bits is None or (bits.shape, bits.itemsize) != (w.shape, w.itemsize):
-            self._check_shape(name, w)
+            mask = self._mask_for(name, w)
             dtype = {1: torch.int8, 2: torch.int16, 4: torch.int32, 8: torch.int64}[w.itemsize]
-            bits = self._bits[name] = -self._masks[name].value.to(w.device, dtype)
+            bits = self._bits[name] = -mask.value.to(w.device, dtype)
         w.detach().view(bits.dtype).bitwise_and_(bits.to(w.device))
         return w
 
-    def _check_shape(self, name: str, w: Any) -> None:
+    def _check_shape(self, name: str, expected: Sequence[int]) -> None:
         shape = tuple(self._masks[name].shape)
-        if tuple(w.shape) != shape:
+        if tuple(expected) != shape:
             raise ValueError(
                 f"The mask of weight '{name}' has shape {shape}, the weight has shape "
-                f"{tuple(w.shape)}. A layer that is built anew in another size needs another "
+                f"{tuple(expected)}. A layer that is built anew in another size needs another "
                 "constraint: take the masks off with `strip` before its config is taken."
             )
 
@@ -122,35 +170,55 @@ class KeepZeros(keras.constraints.Constraint):
 
         The parts of an attention layer share one constraint, and are told apart by their path.
         """
+        if self._weight is not None:
+            return self._weight
         path = getattr(w, "path", None)
-        if path is None:
-            return next(iter(self._masks)) if len(self._masks) == 1 else None
-        return next((name for name in self._masks if f"/{path}".endswith(f"/{name}")), None)
+        if path is not None:
+            return next((name for name in self._masks if f"/{path}".endswith(f"/{name}")), None)
+        if len(self._masks) > 1 or any("/" in name for name in self._masks):
+            raise ValueError(
+                f"A bare array was constrained by the masks of {', '.join(self._masks)}, and does "
+                "not say which of these it is. `keep_zeros(model)` gives each variable a "
+                "constraint of its own; call it first."
+            )
+        return next(iter(self._masks), None)
 
 
 def apply_masks(model: keras.Model, masks: Mapping[Weight, np.ndarray]) -> None:
     """Sets weights to zero where their mask is false, and keeps them so."""
     # On JAX a compiled step holds the masks it was traced with; elsewhere it reads the variable.
     stale = keras.backend.backend() == "jax" and bool(masks)
+    new = []
     for weight, mask in masks.items():
         constraint = weight.get("constraint")
         if not isinstance(constraint, KeepZeros):
-            # Parts of one attention layer share a constraint, as they do in its config.
-            shared = getattr(weight.carriers[0][0], f"{weight.carriers[0][1]}_constraint")
-            constraint = shared if isinstance(shared, KeepZeros) else KeepZeros({}, constraint)
-            stale = True
+            constraint = KeepZeros({}, constraint)
+            new.append(weight)
+        constraint = _shared(weight) or constraint
         constraint.set_mask(weight.name, mask)
         weight.set("constraint", constraint)
+        weight.variable.constraint = constraint.bound_to(weight.name)
         weight.variable.assign(constraint.apply_mask(weight.name, weight.variable))
         _restore_averages(model, weight, constraint)
-    if stale:
+    warn_unsaved(new, "mask")
+    if stale or new:
         refresh_compiled(model)
+
+
+def _shared(weight: Weight) -> KeepZeros | None:
+    """What the config keeps: the parts of one attention layer share a constraint there."""
+    for carrier, prefix in weight.carriers[:1]:
+        shared = getattr(carrier, f"{prefix}_constraint")
+        return shared if isinstance(shared, KeepZeros) else None
+    return None
 
 
 def known_mask(weight: Weight) -> np.ndarray | None:
     """The mask that a weight has been given before; `None` if it has none."""
     constraint = weight.get("constraint")
-    return constraint.get_mask(weight.name) if isinstance(constraint, KeepZeros) else None
+    if not isinstance(constraint, KeepZeros):
+        return None
+    return constraint.get_mask(weight.name, weight.variable.shape)
 
 
 def find_average(
@@ -174,13 +242,17 @@ def _restore_averages(model: keras.Model, weight: Weight, constraint: KeepZeros)
             average.assign(constraint.apply_mask(weight.name, average))
 
 
-def _pack(mask: np.ndarray) -> dict:
-    bits = base64.b64encode(zlib.compress(np.packbits(mask).tobytes(), 6)).decode("ascii")
-    return {"shape": list(mask.shape), "bits": bits}
+def _on_backend(mask: np.ndarray) -> Any:
+    """A mask held so that a step may be traced right now, and that costs the step nothing."""
+    backend = keras.backend.backend()
+    if backend == "jax":
+        import jax  # noqa: PLC0415  (only where it is the backend)
 
+        with jax.ensure_compile_time_eval():
+            return jax.numpy.asarray(mask)
+    with contextlib.ExitStack() as stack:
+        if backend == "tensorflow":
+            import tensorflow as tf  # noqa: PLC0415  (only where it is the backend)
 
-def _unpack(packed: Mapping[str, Any]) -> np.ndarray:
-    shape = tuple(packed["shape"])
-    raw = zlib.decompress(base64.b64decode(packed["bits"]))
-    bits = np.unpackbits(np.frombuffer(raw, np.uint8), count=int(np.prod(shape)))
-    return bits.astype(bool).reshape(shape)
+            stack.enter_context(tf.init_scope())
+        return keras.Variable(mask, dtype="bool", trainable=False, name="mask")

@@ -6,6 +6,12 @@ from typing import Any
 import keras
 import numpy as np
 
+__all__ = ["effective_count", "hoyer_sparsity", "trimming_threshold"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
 
 def hoyer_sparsity(array: Any) -> float:
     """Normalised Hoyer sparsity of an array.

@@ -10,6 +10,13 @@ from dataclasses import dataclass
 import keras
 import numpy as np
 
+__all__ = ["Block", "Channel", "KernelPattern", "NByM", "Pattern", "Unstructured"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 _serializable = keras.saving.register_keras_serializable(package="keras_hoyer")
 
 
@@ -97,10 +104,11 @@ class Block(KernelPattern):
         object.__setattr__(self, "shape", tuple(int(extent) for extent in shape))
 
     def fits(self, shape: tuple[int, ...]) -> bool:
-        """Whether every block extent divides its axis."""
+        """Whether every block extent divides its axis; none divides one of unknown size."""
         last = shape[-len(self.shape) :]
         return len(shape) >= len(self.shape) and all(
-            size % extent == 0 for size, extent in zip(last, self.shape, strict=True)
+            size is not None and size % extent == 0
+            for size, extent in zip(last, self.shape, strict=True)
         )
 
     def split_shape(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:

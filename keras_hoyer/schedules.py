@@ -10,6 +10,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+__all__ = ["OneShot", "Polynomial", "Schedule"]
+
+
+def __dir__() -> list[str]:
+    return __all__
+
+
 # Positions are sums of fractions of an epoch: those closer than this are the same.
 ROUNDING = 1e-6
 

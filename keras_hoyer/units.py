@@ -83,6 +83,17 @@ class ChannelUnits:
         reference = float(scores[alive].mean()) if alive.any() else 1.0
         return UnitScores(self.name, scores.astype("float32"), std, reference)
 
+    def alive(self) -> np.ndarray:
+        """Which channels have a weight that is not zero, be it of a kernel, a bias or a scale."""
+        alive = np.zeros(self.group.channels, bool)
+        for part in (*self.group.producing, *self.group.consuming):
+            weight = self._weights.get(id(part.variable))
+            if weight is not None:
+                values = np.moveaxis(weight.read(), part.axis, 0)
+                nonzero = np.any(values != 0, axis=tuple(range(1, values.ndim)))
+                alive |= nonzero[part.indices].any(axis=1)
+        return alive
+
     def count_kept(self, wanted: int) -> int:
         """How many channels stay where so many are wanted."""
         multiple = self._pattern.multiple_of

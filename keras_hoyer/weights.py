@@ -2,20 +2,21 @@
 
 Keras stores a weight's regularizer and constraint twice: on the variable, where they act, and as an
 attribute of the layer (`kernel_regularizer`), from which the layer's config is saved. Composite
-layers, such as `MultiHeadAttention`, keep it once more for all their parts.
+layers, such as `MultiHeadAttention`, keep it once more for all their parts. Where a layer has no
+such attribute, as for the experts of a mixture, they act all the same but are not saved.
 """
 
 import difflib
-import warnings
-from collections.abc import Callable, Iterator, Sequence
+import gc
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import keras
 import numpy as np
 
+from keras_hoyer._checks import warn
 from keras_hoyer._keras import has_call
-
-LayerSelection = Sequence[str] | Callable[[keras.Layer], bool] | None
+from keras_hoyer.plain import LayerSelection, check_plain, walk_layers
 
 # Names of variables, and the prefixes of the attributes that layers give them.
 _KERNEL_PREFIXES = {
@@ -24,19 +25,16 @@ _KERNEL_PREFIXES = {
     "pointwise_kernel": ("pointwise",),
     "recurrent_kernel": ("recurrent",),
 }
-_OTHER_PREFIXES = {
+_EMBEDDING_PREFIXES = {
     "embeddings": ("embeddings",),
+    "reverse_embeddings": ("reverse_embeddings",),
+}
+_OTHER_PREFIXES = {
     "bias": ("bias",),
     "beta": ("beta",),
     "gamma": ("gamma",),
     "alpha": ("alpha",),
 }
-# Layers that build their parts from their own config: a user names and sees only the whole.
-_COMPOSITES = (
-    keras.layers.MultiHeadAttention,
-    keras.layers.GroupQueryAttention,
-    keras.layers.RNN,
-)
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,10 +47,14 @@ class Weight:
         name: Path within the layer, such as `"kernel"` or `"query/kernel"`.
         path: Path within the model, for reports and messages.
         carriers: Pairs of an object and an attribute prefix, outermost first, that keep the
-            regularizer and the constraint for the config.
-        ancestors: Names by which a user may choose the weight: of the layer, and of all models
-            and wrappers that contain it.
-        is_kernel: Whether penalties and cuts concern it by default.
+            regularizer and the constraint for the config. None if no layer keeps them.
+        ancestors: Names of the layer, and of all models and layers that contain it.
+        owner: The layer whose own the variable is, such as the query part of an attention layer.
+        role: `"kernel"`: penalties and cuts concern it by default. `"embedding"`: only where
+            `layers` names the layer, or what contains it. `"matrix"`, of a layer that is known by
+            no attributes: only where `layers` names the layer, or a layer that it is a part of;
+            the name of a model does not stand for it. `"other"`: never by itself.
+        part_of: The names of `ancestors` that choose a `"matrix"`.
     """
 
     layer: keras.Layer
@@ -61,7 +63,14 @@ class Weight:
     path: str
     carriers: tuple[tuple[keras.Layer, str], ...]
     ancestors: tuple[str, ...]
-    is_kernel: bool
+    owner: keras.Layer
+    role: str
+    part_of: tuple[str, ...]
+
+    @property
+    def is_kernel(self) -> bool:
+        """Whether penalties and cuts concern it by default."""
+        return self.role == "kernel"
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -71,11 +80,11 @@ class Weight:
     @property
     def output_axes(self) -> tuple[int, ...]:
         """Axes of the kernel that number output channels."""
-        owner, prefix = self.carriers[-1]
+        owner = self.owner
         rank = len(self.shape)
-        if prefix == "depthwise":
+        if self._is_depthwise:
             return (rank - 2, rank - 1)
-        if isinstance(owner, keras.layers.EinsumDense):
+        if self._is_einsum:
             _, kernel, output = owner.equation.replace("->", ",").replace(" ", "").split(",")
             inputs = owner.equation.split(",")[0]
             axes = (i for i, axis in enumerate(kernel) if axis in output and axis not in inputs)
@@ -90,13 +99,20 @@ class Weight:
     @property
     def input_axes(self) -> tuple[int, ...]:
         """Axes of the kernel that number input channels; none for depthwise kernels."""
-        owner, prefix = self.carriers[-1]
         rank = len(self.shape)
-        if prefix in ("depthwise", "embeddings") or rank < 2:
+        if self._is_depthwise or self.variable.name == "embeddings" or rank < 2:
             return ()
-        if isinstance(owner, keras.layers.EinsumDense):
+        if self._is_einsum:
             return tuple(axis for axis in range(rank) if axis not in self.output_axes)
         return tuple(axis for axis in (rank - 2, rank - 1) if axis not in self.output_axes)
+
+    @property
+    def _is_depthwise(self) -> bool:
+        return any(prefix == "depthwise" for _, prefix in self.carriers)
+
+    @property
+    def _is_einsum(self) -> bool:
+        return isinstance(self.owner, keras.layers.EinsumDense) and self.is_kernel
 
     def read(self) -> np.ndarray:
         """Copies the values; in pieces, since Keras' conversion makes several copies at a time."""
@@ -125,17 +141,30 @@ def find_weights(model: keras.Model) -> list[Weight]:
         ValueError: If the model is not built.
     """
     _check_built(model)
-    found = {}
-    for weight in _walk(model, (), ()):
-        known = found.setdefault(id(weight.variable), weight)
-        # A shared layer answers to the name of each model that contains it.
-        if known is not weight:
-            ancestors = (*known.ancestors, *weight.ancestors)
-            found[id(weight.variable)] = replace(known, ancestors=ancestors)
+    found: dict[int, Weight] = {}
+    for layer, chain, visible in walk_layers(model):
+        for weight in _weights_of(layer, chain, visible):
+            known = found.setdefault(id(weight.variable), weight)
+            if known is not weight:
+                found[id(weight.variable)] = _merge(known, weight)
     return list(found.values())
 
 
-def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weight]:
+def _merge(known: Weight, again: Weight) -> Weight:
+    """One weight that was met twice: shared, or held by a wrapper as well."""
+    # A wrapper has no attributes for what it holds of the layer inside.
+    known = again if known.role == "matrix" else known
+    # A shared layer answers to the name of each model that contains it.
+    return replace(
+        known,
+        ancestors=(*known.ancestors, *again.ancestors),
+        part_of=(*known.part_of, *again.part_of),
+    )
+
+
+def find_kernels(
+    model: keras.Model, layers: LayerSelection = None, allowed: Sequence[str] = ("float8",)
+) -> list[Weight]:
     """Finds the kernels that penalties and cuts concern.
 
     By default these are the kernels of dense, convolutional, recurrent and attention layers.
@@ -143,19 +172,24 @@ def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weig
     Args:
         model: A built Keras model.
         layers: List of layer names (a nested model's name stands for all its layers), or a
-            function from a layer to a bool. Only so are embeddings chosen.
+            function from a layer to a bool. Only so are embeddings chosen, and the matrices of
+            layers that have no attribute `kernel_constraint`.
+        allowed: What may stand between a kernel and the product: see `check_plain`.
 
     Returns:
         A list of `Weight`, in the order of the model's layers.
 
     Raises:
-        ValueError: If the model is not built, or a name does not exist or chooses nothing.
+        ValueError: If the model is not built, a name does not exist or chooses nothing, or a
+            layer computes with something else than its kernel.
     """
-    weights = [weight for weight in find_weights(model) if _is_prunable(weight)]
+    weights = [weight for weight in find_weights(model) if weight.role != "other"]
     if layers is None:
-        _warn_of_unknown_layers(model)
+        check_plain(model, _is_no_embedding, allowed)
+        _warn_of_unknown_layers(model, weights)
         return [weight for weight in weights if weight.is_kernel]
     if callable(layers):
+        check_plain(model, layers, allowed)
         return [weight for weight in weights if layers(weight.layer)]
     listed = isinstance(layers, Sequence) and not isinstance(layers, str)
     if not listed or not all(isinstance(name, str) for name in layers):
@@ -163,45 +197,82 @@ def find_kernels(model: keras.Model, layers: LayerSelection = None) -> list[Weig
             "Invalid value for argument `layers`. Expected a list of layer names or a function "
             f"from a layer to a bool. Received: layers={layers!r}"
         )
+    check_plain(model, layers, allowed)
     _check_names(model, weights, layers)
-    return [weight for weight in weights if not set(layers).isdisjoint(weight.ancestors)]
+    return [weight for weight in weights if not set(layers).isdisjoint(_names(weight))]
+
+
+def warn_unsaved(weights: Sequence[Weight], what: str) -> None:
+    """Warns of weights whose layer does not keep a mask or a penalty in its config."""
+    unsaved = [weight for weight in weights if not weight.carriers]
+    if unsaved:
+        names = sorted({weight.layer.name for weight in unsaved})
+        warn(
+            f"The {what} of {', '.join(weight.path for weight in unsaved)} works, but is not saved "
+            f"with the model, since these layers have no attribute for it. After loading, call "
+            + (
+                f"`keep_zeros(model, layers={names})`."
+                if what == "mask"
+                else f"`regularize` again with layers={names}."
+            )
+        )
 
 
 def refresh_compiled(model: keras.Model) -> None:
-    """Makes a compiled model trace its steps again, with what its weights now carry."""
-    for step in ("train", "test"):
-        if getattr(model, f"{step}_function", None) is not None:
-            getattr(model, f"make_{step}_function")(force=True)
+    """Makes compiled models trace their steps again, with what the weights now carry.
+
+    That goes for the model, and for each that shares weights with it: one around it, the other
+    half of a GAN, a second head with an optimizer of its own.
+    """
+    own = {id(variable) for variable in model.variables}
+    for other in (model, *_compiled_models()):
+        if other is model or any(id(variable) in own for variable in other.variables):
+            for step in ("train", "test"):
+                if getattr(other, f"{step}_function", None) is not None:
+                    getattr(other, f"make_{step}_function")(force=True)
 
 
-def _walk(
-    layer: keras.Layer, parents: tuple[keras.Layer, ...], composites: tuple[keras.Layer, ...]
+def _compiled_models() -> list[keras.Model]:
+    """All models of this process that have traced a step: no layer knows the models it is in."""
+    # By `type`, since `isinstance` runs the code of lazy objects.
+    models = [known for known in gc.get_objects() if issubclass(type(known), keras.Model)]
+    steps = ("train_function", "test_function")
+    return [known for known in models if any(getattr(known, s, None) is not None for s in steps)]
+
+
+def _weights_of(
+    layer: keras.Layer, chain: tuple[keras.Layer, ...], visible: keras.Layer
 ) -> Iterator[Weight]:
-    if layer in parents:
-        return
-    chain = (*parents, layer)
-    visible = composites[0] if composites else layer
+    named = [parent.name for parent in chain]
     for variable in _own_variables(layer):
         prefix = _prefix(layer, variable.name)
-        if prefix is None:
+        role = _role(layer, variable, prefix)
+        if role is None:
             continue
         inside = [] if layer in (visible, getattr(visible, "cell", None)) else [layer.name]
-        outer = _composite_carrier(visible, prefix) if visible is not layer else ()
+        outer = _composite_carrier(visible, prefix) if prefix and visible is not layer else ()
         name = "/".join([*inside, variable.name])
-        named = [parent.name for parent in chain[: chain.index(visible) + 1]]
         yield Weight(
             layer=visible,
             variable=variable,
             name=name,
             path="/".join([*(named[1:] or named), name]),
-            carriers=(*outer, (layer, prefix)),
+            carriers=(*outer, (layer, prefix)) if prefix else (),
             ancestors=tuple(named),
-            is_kernel=variable.name in _KERNEL_PREFIXES,
+            owner=layer,
+            role=role,
+            part_of=_part_of(chain),
         )
-    if isinstance(layer, _COMPOSITES):
-        composites = (*composites, layer)
-    for child in layer._layers:
-        yield from _walk(child, chain, composites)
+
+
+def _part_of(chain: tuple[keras.Layer, ...]) -> tuple[str, ...]:
+    """The layer and the layers around it, up to the first model."""
+    names = [chain[-1].name]
+    for parent in chain[-2::-1]:
+        if isinstance(parent, keras.Model):
+            break
+        names.append(parent.name)
+    return tuple(names)
 
 
 def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
@@ -213,10 +284,33 @@ def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
 
 
 def _prefix(layer: keras.Layer, name: str) -> str | None:
-    for prefix in {**_KERNEL_PREFIXES, **_OTHER_PREFIXES}.get(name, ()):
+    known = {**_KERNEL_PREFIXES, **_EMBEDDING_PREFIXES, **_OTHER_PREFIXES}
+    for prefix in known.get(name, ()):
         if hasattr(layer, f"{prefix}_constraint"):
             return prefix
     return None
+
+
+def _role(layer: keras.Layer, variable: keras.Variable, prefix: str | None) -> str | None:
+    name = variable.name
+    if name in _EMBEDDING_PREFIXES and (prefix or isinstance(layer, keras.layers.Embedding)):
+        return "embedding"
+    if prefix:
+        return "kernel" if name in _KERNEL_PREFIXES else "other"
+    # Not a vector, such as a class token of shape (1, 1, width), and no state.
+    matrix = len(variable.shape) > 1 and any(size > 1 for size in variable.shape[:-1])
+    learned = any(variable is known for known in layer._trainable_variables)
+    vector = not {*_OTHER_PREFIXES, "scale"}.isdisjoint(name.split("_"))
+    return "matrix" if matrix and learned and not vector else None
+
+
+def _names(weight: Weight) -> tuple[str, ...]:
+    """The names by which `layers` chooses a weight."""
+    return weight.part_of if weight.role == "matrix" else weight.ancestors
+
+
+def _is_no_embedding(layer: keras.Layer) -> bool:
+    return not isinstance(layer, keras.layers.Embedding)
 
 
 def _composite_carrier(layer: keras.Layer, prefix: str) -> tuple[tuple[keras.Layer, str], ...]:
@@ -225,10 +319,6 @@ def _composite_carrier(layer: keras.Layer, prefix: str) -> tuple[tuple[keras.Lay
         return ()
     private = f"_{prefix}"
     return ((layer, private if hasattr(layer, f"{private}_constraint") else prefix),)
-
-
-def _is_prunable(weight: Weight) -> bool:
-    return weight.is_kernel or weight.name == "embeddings"
 
 
 def _check_built(model: keras.Model) -> None:
@@ -259,7 +349,7 @@ def _inside(model: keras.Model) -> list[keras.Layer]:
 
 
 def _check_names(model: keras.Model, weights: list[Weight], names: Sequence[str]) -> None:
-    prunable = {name for weight in weights for name in weight.ancestors}
+    prunable = {name for weight in weights for name in _names(weight)}
     existing = {layer.name for layer in model._flatten_layers()}
     for name in names:
         if name in prunable:
@@ -267,8 +357,8 @@ def _check_names(model: keras.Model, weights: list[Weight], names: Sequence[str]
         if name in existing:
             raise ValueError(
                 f"Invalid value for argument `layers`. Layer '{name}' has no kernel of its own "
-                "that could be pruned or penalized. If it is a part of an attention or recurrent "
-                "layer, name that layer."
+                "that could be pruned or penalized: no trained weight with two or more axes. If it "
+                "is a part of an attention or recurrent layer, name that layer."
             )
         near = difflib.get_close_matches(name, sorted(existing), n=3, cutoff=0.4)
         hint = f" Near ones: {', '.join(near)}." if near else ""
@@ -278,30 +368,18 @@ def _check_names(model: keras.Model, weights: list[Weight], names: Sequence[str]
         )
 
 
-def _warn_of_unknown_layers(model: keras.Model) -> None:
-    layers = _inside(model)
+def _warn_of_unknown_layers(model: keras.Model, weights: list[Weight]) -> None:
     unbuilt = sorted({layer.name for layer in getattr(model, "layers", ()) if not layer.built})
-    unknown = sorted(
-        {
-            layer.name
-            for layer in layers
-            if not type(layer).__module__.startswith("keras.")
-            and any(
-                len(variable.shape) > 1 and _prefix(layer, variable.name) is None
-                for variable in _own_variables(layer)
-            )
-        }
-    )
+    unknown = sorted({weight.layer.name for weight in weights if weight.role == "matrix"})
     if unbuilt:
-        warnings.warn(
+        warn(
             f"Left alone, because they are not built: layers {', '.join(unbuilt)}. If the model "
-            "uses them, call it once on a batch of data before this call.",
-            stacklevel=4,
+            "uses them, call it once on a batch of data before this call."
         )
     if unknown:
-        warnings.warn(
+        warn(
             f"Left alone, because their weights are of no known kind: layers {', '.join(unknown)}. "
-            "A custom layer is known by a weight named 'kernel' and by the attributes "
-            "`kernel_regularizer` and `kernel_constraint`.",
-            stacklevel=4,
+            "Name them in `layers` to choose these weights too. A custom layer is known by a "
+            "weight named 'kernel' and by the attributes `kernel_regularizer` and "
+            "`kernel_constraint`."
         )

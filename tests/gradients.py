@@ -49,3 +49,31 @@ def _torch(function, array, dtype):
     value = function(x)
     value.backward()
     return value.detach(), x.grad
+
+
+def hessian_product(function, array, direction):
+    """The Hessian of a scalar function at an array, times a direction, in float64 NumPy."""
+    backend = keras.backend.backend()
+    if backend == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.constant(array)
+        with tf.GradientTape() as outer:
+            outer.watch(x)
+            with tf.GradientTape() as inner:
+                inner.watch(x)
+                value = function(x)
+            slope = tf.reduce_sum(inner.gradient(value, x) * direction)
+        return _to_numpy(outer.gradient(slope, x))
+    if backend == "jax":
+        import jax
+
+        gradient = jax.grad(function)
+        return _to_numpy(
+            jax.grad(lambda x: (gradient(x) * direction).sum())(jax.numpy.array(array))
+        )
+    import torch
+
+    x = torch.tensor(array, requires_grad=True)
+    (gradient,) = torch.autograd.grad(function(x), x, create_graph=True)
+    return _to_numpy(torch.autograd.grad((gradient * torch.tensor(direction)).sum(), x)[0])

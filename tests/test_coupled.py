@@ -1,5 +1,8 @@
 """Penalties over channels that live and die together, in all the kernels they touch."""
 
+import copy
+import threading
+
 import keras
 import numpy as np
 import pytest
@@ -122,13 +125,153 @@ def test_strip_and_the_last_cut_take_it_off():
     assert model.losses == []
 
 
-def test_a_layer_that_is_frozen_later_gives_a_warning():
+def penalty_of(k, factor=0.5) -> float:
+    return factor * sum(MEASURES[kh.GroupHoyerSquare](norms) for norms in expected_norms(k))
+
+
+@keras.saving.register_keras_serializable("tests")
+def no_loss(y_true, y_pred):
+    return 0.0 * keras.ops.mean(y_pred, axis=-1)
+
+
+def trained(model, prepare=lambda model: None, steps: int = 2) -> dict[str, np.ndarray]:
+    """The kernels after steps of plain gradient descent on the penalty alone."""
+    model.compile(keras.optimizers.SGD(0.1), no_loss)
+    prepare(model)
+    x = np.ones((4, 6), "float32")
+    model.fit(x, np.ones((4, 2)), epochs=steps, batch_size=4, verbose=0)
+    return kernels(model)
+
+
+def expected_after(k, trainable=("stem", "inner", "outer", "head"), steps: int = 2):
+    """The same in NumPy, by finite differences."""
+    k = {name: value.copy() for name, value in k.items()}
+    for _ in range(steps):
+        gradients = {name: np.zeros_like(value) for name, value in k.items()}
+        for name in trainable:
+            for index in np.ndindex(k[name].shape):
+                was = k[name][index]
+                k[name][index] = was + 1e-5
+                above = penalty_of(k)
+                k[name][index] = was - 1e-5
+                gradients[name][index] = (above - penalty_of(k)) / 2e-5
+                k[name][index] = was
+        for name, gradient in gradients.items():
+            k[name] -= 0.1 * gradient
+    return k
+
+
+def coupled_net():
     model = residual_net()
     kh.regularize(model, kh.GroupHoyerSquare(0.5), groups="coupled")
-    model.get_layer("inner").trainable = False
+    return model
+
+
+def read_one(number):
+    return lambda model: model.layers[number].losses
+
+
+def evaluate_extractor(model):
+    extractor = keras.Model(model.inputs, model.get_layer("inner").output)
+    extractor.compile("sgd", "mse")
+    extractor.evaluate(np.ones((4, 6)), np.ones((4, 7)), verbose=0)
+
+
+def read_a_clone(model):
+    clone = keras.models.clone_model(model)
+    assert total_loss(clone) == pytest.approx(penalty_of(kernels(clone)), rel=1e-5)
+
+
+def read_in_threads(model):
+    threads = [threading.Thread(target=lambda: model.losses) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        lambda model: None,
+        read_one(1),
+        read_one(2),
+        read_one(-1),
+        evaluate_extractor,
+        read_a_clone,
+        copy.deepcopy,
+        read_in_threads,
+    ],
+    ids=["nothing", "stem", "inner", "head", "extractor", "clone", "deepcopy", "threads"],
+)
+def test_training_follows_the_gradient_whatever_was_read_before(before):
+    model = coupled_net()
+    expected = expected_after(kernels(model))
+    found = trained(model, before)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=2e-4)
+
+
+@pytest.mark.parametrize("when", ["before", "after"])
+@pytest.mark.parametrize("frozen", [("stem",), ("stem", "inner", "head"), ("outer", "head")])
+def test_frozen_kernels_count_as_constants(frozen, when):
+    model = residual_net() if when == "before" else coupled_net()
+    for name in frozen:
+        model.get_layer(name).trainable = False
+    if when == "before":
+        kh.regularize(model, kh.GroupHoyerSquare(0.5), groups="coupled")
+    assert total_loss(model) == pytest.approx(penalty_of(kernels(model)), rel=1e-5)
+    trainable = [name for name in kernels(model) if name not in frozen]
+    expected = expected_after(kernels(model), trainable)
+    found = trained(model)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=2e-4)
+    for name in frozen:
+        model.get_layer(name).trainable = True
+    assert total_loss(model) == pytest.approx(penalty_of(kernels(model)), rel=1e-5)
+
+
+def test_groups_of_frozen_kernels_alone_are_left_out():
+    model = coupled_net()
+    model.trainable = False
     assert total_loss(model) == 0
-    with pytest.warns(UserWarning, match="3 of its 4 kernels"):
-        assert total_loss(model) == 0
+    model.trainable = True
+    assert total_loss(model) == pytest.approx(penalty_of(kernels(model)), rel=1e-5)
+
+
+def test_a_part_of_a_loaded_model_alone_is_an_error_and_the_whole_is_right(tmp_path):
+    coupled_net().save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    with pytest.raises(ValueError, match=r"4 kernels, of which 1 .*groups='coupled'.*strip"):
+        _ = loaded.get_layer("inner").losses
+    assert total_loss(loaded) == pytest.approx(penalty_of(kernels(loaded)), rel=1e-5)
+    assert len(loaded.get_layer("stem").losses) == 1
+
+
+def test_a_loaded_model_trains_with_the_penalty_at_once(tmp_path):
+    coupled_net().save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    expected = expected_after(kernels(loaded))
+    found = trained(loaded)
+    for name, value in expected.items():
+        np.testing.assert_allclose(found[name], value, atol=2e-4)
+
+
+def test_kernels_of_attention_and_recurrent_layers_come_back_with_their_own_parts(tmp_path):
+    inputs = keras.Input((5, 6))
+    x = keras.layers.Dense(8)(inputs)
+    x = keras.layers.Add()([x, keras.layers.MultiHeadAttention(2, 3)(x, x)])
+    x = keras.layers.LSTM(4)(x)
+    model = keras.Model(inputs, keras.layers.Dense(2)(x))
+    kh.regularize(model, kh.GroupHoyerSquare(0.5), groups="coupled")
+    value = total_loss(model)
+    assert value > 0
+    model.save(tmp_path / "model.keras")
+    loaded = keras.models.load_model(tmp_path / "model.keras")
+    assert total_loss(loaded) == pytest.approx(value, rel=1e-6)
+    fresh = keras.models.clone_model(model)
+    fresh.set_weights(model.get_weights())
+    assert total_loss(fresh) == pytest.approx(value, rel=1e-6)
 
 
 def test_only_the_layers_that_were_asked_for_have_groups():

@@ -89,6 +89,9 @@ def test_endings_and_formats_that_do_not_fit(tmp_path, name, format, match):
         ("m.tflite", {"optimize_for": "speed"}, "argument `optimize_for`.*'speed'"),
         ("m.npz", {"optimize_for": "latency"}, "argument `optimize_for`.*'npz'"),
         ("m.tflite", {"tolerance": True}, "argument `tolerance`"),
+        ("m.tflite", {"io_dtype": "int16"}, "argument `io_dtype`.*'uint8'.*'int16'"),
+        ("m.tflite", {"io_dtype": "int8"}, "argument `io_dtype`.*quantize='int8'.*quantize=None"),
+        ("m.onnx", {"io_dtype": "uint8"}, "argument `io_dtype`.*'onnx'"),
     ],
 )
 def test_options_outside_their_range(tmp_path, name, arguments, match):
@@ -165,3 +168,42 @@ def test_a_write_that_fails_midway_leaves_the_older_file(tmp_path, monkeypatch):
         export(model_of((3,)), old)
     assert caught.value.step == "write"
     assert old.read_bytes() == b"old"
+
+
+def adapted(mode):
+    model = model_of((3,))
+    if mode == "lora":
+        model.layers[-1].enable_lora(1)
+    else:
+        model.quantize(mode)
+    return model
+
+
+@pytest.mark.filterwarnings("ignore:Layer InputLayer")
+@pytest.mark.parametrize(
+    ("mode", "ending", "match"),
+    [
+        ("int8", "tflite", r"(?s)quantized.*'int8'.*Quantize last.*quantize='int8'"),
+        ("int4", "tflite", "quantized"),
+        ("float8", "onnx", "quantized"),
+        ("float8", "keras", "quantized"),
+        ("lora", "keras", r"(?s)LoRA in \['dense.*save_weights.*load_weights"),
+    ],
+)
+def test_layers_whose_kernel_is_not_what_computes(tmp_path, mode, ending, match):
+    with pytest.raises(ValueError, match=match):
+        export(adapted(mode), tmp_path / f"m.{ending}")
+
+
+def test_the_advice_for_lora_gives_the_same_outputs(tmp_path):
+    model, plain = adapted("lora"), model_of((3,))
+    rng = np.random.default_rng(0)
+    for weight in model.layers[-1].trainable_weights:
+        weight.assign(rng.standard_normal(weight.shape))
+    model.save_weights(tmp_path / "m.weights.h5")
+    plain.load_weights(tmp_path / "m.weights.h5")
+    x = rng.standard_normal((4, 3)).astype("float32")
+    np.testing.assert_allclose(
+        plain.predict(x, verbose=0), model.predict(x, verbose=0), rtol=1e-5, atol=1e-6
+    )
+    (tmp_path / "m.weights.h5").unlink()

@@ -7,7 +7,7 @@ import pytest
 from keras_hoyer.exporters import (
     ExportError,
     export,
-    litert,
+    litert_convert,
     litert_encoding,
     litert_file,
     load_sparse_weights,
@@ -464,7 +464,7 @@ def inject(monkeypatch, content, into):
     """Puts a broken file in the place of the sparse candidate, or of all."""
     monkeypatch.setattr(litert_encoding, "encode", lambda dense, largest_share: content)
     if into == "all":
-        monkeypatch.setattr(litert, "_converted", lambda *args: content)
+        monkeypatch.setattr(litert_convert, "_converted", lambda *args: content)
         monkeypatch.setattr(litert_file, "make_zeros_positive", lambda content: None)
 
 
@@ -537,11 +537,13 @@ def test_a_tolerance_that_no_file_meets(tmp_path, victim):
 
 @on_tensorflow
 def test_an_operation_that_litert_lacks_is_named(tmp_path):
-    inputs = keras.Input((5,))
-    model = keras.Model(inputs, keras.ops.argmax(inputs, axis=-1))
-    with pytest.raises(ExportError, match="no builtin operation for BitwiseAnd") as caught:
-        export(model, tmp_path / "m.tflite")
+    inputs = keras.Input((5, 5))
+    inverse = layers.Lambda(keras.ops.inv, name="my_inverse")(inputs)
+    with pytest.raises(ExportError, match=r"no builtin operation for MatrixInverse") as caught:
+        export(keras.Model(inputs, inverse), tmp_path / "m.tflite")
     assert caught.value.step == "convert"
+    assert "my_inverse" in str(caught.value)
+    assert "Replace the layer" in str(caught.value)
 
 
 def test_a_model_that_gives_nan_itself_cannot_be_checked(tmp_path):

@@ -47,6 +47,12 @@ def test_a_net_that_meets_all_conditions():
     assert report and "can engage" in str(report)
 
 
+@pytest.mark.parametrize("change", [{}, {"sparsity": 0.5}, {"flatten": True}])
+def test_a_sequential_model_is_judged_as_the_same_functional_one(change):
+    model = mobile_like(**change)
+    assert unmet(keras.Sequential(model.layers)) == unmet(model)
+
+
 @pytest.mark.parametrize(
     ("change", "broken", "advice"),
     [

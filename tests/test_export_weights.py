@@ -15,6 +15,7 @@ from keras_hoyer.exporters import (
     export,
     load_sparse_weights,
     scipy_matrices,
+    sparse_file,
     sparse_weights,
 )
 
@@ -349,14 +350,14 @@ def test_a_missing_file_and_an_unbuilt_model_are_named(exported, tmp_path):
 
 
 def test_a_file_that_reads_back_differently_is_not_handed_over(tmp_path, monkeypatch):
-    write = sparse_weights._write_npz
+    write = sparse_file.write_npz
 
     def write_wrongly(path, header, arrays):
         write(path, header, arrays)
         with zipfile.ZipFile(path, "a") as archive, pytest.warns(UserWarning):
             archive.writestr("header.npy", b"")
 
-    monkeypatch.setattr(sparse_weights, "_write_npz", write_wrongly)
+    monkeypatch.setattr(sparse_file, "write_npz", write_wrongly)
     with pytest.raises(ExportError, match="'check'"):
         export(small_model(), tmp_path / "w.npz")
     assert not list(tmp_path.iterdir())
@@ -372,3 +373,86 @@ def test_scipy_matrices_compute_what_the_layer_does(tmp_path):
     assert matrix.nnz == np.count_nonzero(weights_of(model)[0])
     x = np.random.default_rng(1).standard_normal((4, 20)).astype("float32")
     np.testing.assert_allclose(x @ matrix, model.predict(x, verbose=0), rtol=1e-5, atol=1e-5)
+
+
+def test_empty_tensors_and_scalars_come_back(tmp_path):
+    arrays = [np.zeros(shape, "float32") for shape in ((0,), (0, 3), (3, 0), (2, 0, 3), ())]
+    model = Bag(arrays)
+    for sparse in ("auto", False):
+        export(model, tmp_path / "w.npz", sparse=sparse)
+        load_sparse_weights(model, tmp_path / "w.npz")
+        assert [w.shape for w in weights_of(model)] == [a.shape for a in arrays]
+    pytest.importorskip("scipy")
+    shapes = [matrix.shape for matrix in scipy_matrices(tmp_path / "w.npz").values()]
+    assert shapes == [(0, 3), (3, 0), (0, 3)]
+
+
+def test_a_load_that_fails_midway_puts_everything_back(exported, monkeypatch):
+    _, path = exported
+    other = small_model()
+    other.weights[0].assign(-other.weights[0] * 0)  # -0.0 comes back as such
+    before = [bits(keras.ops.convert_to_numpy(w)) for w in other.weights]
+    broken = other.weights[3]
+    assign = type(broken).assign
+    failed = []
+
+    def run_out(self, value):
+        if self is broken and not failed:
+            failed.append(True)
+            raise MemoryError("no room on the device")
+        return assign(self, value)
+
+    monkeypatch.setattr(type(broken), "assign", run_out)
+    with pytest.raises(MemoryError):
+        load_sparse_weights(other, path)
+    assert failed
+    assert [bits(keras.ops.convert_to_numpy(w)) for w in other.weights] == before
+    load_sparse_weights(other, path)
+
+
+class Lazy(keras.Model):
+    """A model that calls one of its layers only when asked to."""
+
+    def __init__(self):
+        super().__init__()
+        self.always = keras.layers.Dense(2)
+        self.later = keras.layers.Dense(3)
+
+    def call(self, x, both=False):
+        return self.later(self.always(x)) if both else self.always(x)
+
+
+def test_a_layer_that_is_not_built_yet_is_named(tmp_path):
+    model, other = Lazy(), Lazy()
+    model(np.zeros((1, 4), "float32"), both=True)
+    other(np.zeros((1, 4), "float32"))
+    export(model, tmp_path / "w.npz")
+    assert_refused(other, tmp_path / "w.npz", rf"model has 2; {other.later.name} of it are not")
+    other(np.zeros((1, 4), "float32"), both=True)
+    load_sparse_weights(other, tmp_path / "w.npz")
+
+
+def test_shared_layers_are_stored_once_and_equal_paths_are_told_apart(tmp_path):
+    shared = keras.layers.Dense(4)
+    inputs = keras.Input((4,))
+    model = keras.Model(inputs, shared(shared(inputs)))
+    export(model, tmp_path / "w.npz")
+    assert len(decode_by_the_documentation(tmp_path / "w.npz")[1]) == 2
+    rng = np.random.default_rng(0)
+    arrays = [rng.normal(size=(2, 3)).astype("float32") for _ in range(3)]
+    bag = Bag(arrays)
+    for variable in bag.weights:
+        variable._path = "same/w"
+    export(bag, tmp_path / "w.npz")
+    pytest.importorskip("scipy")
+    matrices = scipy_matrices(tmp_path / "w.npz")
+    assert list(matrices) == ["same/w", "same/w (2)", "same/w (3)"]
+    for matrix, array in zip(matrices.values(), arrays, strict=True):
+        np.testing.assert_array_equal(matrix.toarray(), array)
+
+
+def test_a_device_that_never_ends_is_no_file(exported):
+    model, _ = exported
+    for path in ("/dev/zero", "/"):
+        with pytest.raises(ValueError, match="Expected a file"):
+            load_sparse_weights(model, path)

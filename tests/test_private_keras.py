@@ -1,6 +1,8 @@
 """The private names of Keras do what the package expects of them."""
 
 import keras
+import numpy as np
+import pytest
 
 from keras_hoyer import _keras
 
@@ -102,3 +104,75 @@ def test_a_model_without_a_call_is_known():
     assert _keras.has_call(keras.Sequential())
     assert not _keras.has_call(type("Held", (keras.Model,), {})())
     assert not _keras.has_call(keras.layers.Layer())
+def test_layers_are_found_at_any_depth():
+    inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="deep")])
+    model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(1, name="flat")])
+    names = {layer.name for layer in _keras.flatten_layers(model)}
+    assert {"deep", "flat", inner.name} <= names and model.name not in names
+
+
+@pytest.mark.skipif(keras.backend.backend() != "tensorflow", reason="TensorFlow's operations")
+def test_keras_looks_up_tensorflows_operations_at_each_call(monkeypatch):
+    numpy, neural = _keras.tensorflow_operations()
+    for module, name in [(numpy, "signbit"), (neural, "conv_transpose"), (neural, "max_pool")]:
+        monkeypatch.setattr(module, name, lambda *args, name=name: name)
+    x = keras.ops.ones((1, 2, 2, 1))
+    assert keras.ops.signbit(x) == "signbit"
+    assert keras.ops.max_pool(x, 2) == "max_pool"
+    assert keras.ops.conv_transpose(x, x) == "conv_transpose"
+
+
+def test_tf2onnx_is_patched_for_numpy():
+    tf2onnx = pytest.importorskip("tf2onnx")
+    _keras.patch_tf2onnx()
+    assert "patched" in tf2onnx.tfonnx.rewrite_constant_fold.__name__
+
+
+class Held(keras.Layer):
+    def __init__(self):
+        super().__init__()
+        self.inner = keras.layers.Dense(2)
+        self.parts = [keras.layers.Dropout(0.5)]
+        self._self_made = 1
+
+    def build(self, input_shape):
+        self.scale = self.add_weight(shape=(3,), name="scale", trainable=False)
+        self.inner.build(input_shape)
+
+
+def test_the_attributes_of_a_layer_are_those_of_its_class():
+    layer = Held()
+    layer.build((None, 3))
+    assert set(_keras.attributes_of(layer)) == {"inner", "parts", "_self_made", "scale"}
+    assert set(_keras.attributes_of(keras.Layer())) == set()
+    assert set(_keras.settings_of(layer)) == {"_supports_masking", "supports_jit", "autocast"}
+
+
+def test_an_empty_layer_is_finished_by_what_the_old_one_holds():
+    layer = Held()
+    layer.build((None, 3))
+    new = _keras.empty_like(layer)
+    assert (type(new), new.name, new.built) == (Held, layer.name, False)
+    assert _keras.attributes_of(new) == {}
+    _keras.finish_like(layer, new, lambda item: item)
+    assert [id(v) for v in new.weights] == [id(v) for v in layer.weights]
+    assert new.built
+    with pytest.raises(ValueError, match="cannot add new elements"):
+        new.more = keras.layers.Dense(1)
+
+
+def test_a_variable_is_copied_with_its_settings():
+    old = keras.Variable(np.ones(2), dtype="float32", trainable=False, name="ones")
+    new = _keras.copy_variable(old)
+    old.assign([3.0, 4.0])
+    np.testing.assert_array_equal(keras.ops.convert_to_numpy(new), [1, 1])
+    assert (new.name, new.path, new.dtype, new.trainable) == ("ones", old.path, "float32", False)
+
+
+def test_what_compile_was_called_with_is_known():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    loss = keras.losses.Huber()
+    model.compile("adam", loss, metrics=["mae"])
+    found = _keras.compile_arguments(model)
+    assert (found["loss"], found["metrics"]) == (loss, ["mae"])
+    model.compile(**found)

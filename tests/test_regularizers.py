@@ -8,10 +8,11 @@ import hypothesis.strategies as st
 import keras
 import numpy as np
 import pytest
-from gradients import value_and_gradient
+from gradients import hessian_product, value_and_gradient
 
 import keras_hoyer as kh
 from keras_hoyer import regularizers
+from keras_hoyer.regularizers import weights
 
 # JAX compiles each operation for each shape: fewer examples, each compiled as a whole.
 JAX = keras.backend.backend() == "jax"
@@ -326,10 +327,10 @@ def test_the_fused_gradient_is_the_plain_one(monkeypatch, dtype):
     kernel = kernel_of((64, 32), zeros=0.3)
     plain = value_and_gradient(kh.HoyerSquare(0.1), kernel, dtype)
     calls = []
-    monkeypatch.setattr(regularizers, "_FUSED_SIZE", 1)
-    fused_gradient = regularizers._fused_signed_gradient()
+    monkeypatch.setattr(weights, "_FUSED_SIZE", 1)
+    fused_gradient = weights._fused_signed_gradient()
     monkeypatch.setattr(
-        regularizers, "_fused_signed_gradient", lambda: calls.append(1) or fused_gradient
+        weights, "_fused_signed_gradient", lambda: calls.append(1) or fused_gradient
     )
     fused = value_and_gradient(kh.HoyerSquare(0.1), kernel, dtype)
     assert calls
@@ -478,3 +479,103 @@ def test_axis_and_pattern_together_are_an_error():
 def test_a_block_that_does_not_divide_the_kernel_is_an_error(shape):
     with pytest.raises(ValueError, match=r"does not divide a kernel of shape \("):
         kh.GroupHoyer(1.0, pattern=kh.patterns.Block((4, 1)))(np.ones(shape, "float32"))
+
+
+@each_penalty
+def test_second_derivatives_agree_with_differences_of_the_gradient(penalty):
+    kernel = kernel_of((8, 3), zeros=0.0)
+    direction = np.random.default_rng(1).normal(size=kernel.shape).astype("float32")
+    found = hessian_product(penalty, kernel, direction)
+    step = 1e-4 * direction.astype("float64")
+    above, below = (expected_gradient(penalty, kernel + sign * step) for sign in (1, -1))
+    assert_same_gradient(found, (above - below) / 2e-4, rtol=1e-3)
+
+
+@each_penalty
+def test_second_derivatives_are_finite_beside_zero_weights_and_groups(penalty):
+    kernel = kernel_of((8, 3))
+    kernel[:, 1] = 0
+    kernel[4:] = 0
+    assert np.isfinite(hessian_product(penalty, kernel, np.ones_like(kernel))).all()
+
+
+ACTIVITY = {
+    "dense": lambda penalty: keras.layers.Dense(8, activity_regularizer=penalty),
+    "convolution": lambda penalty: keras.layers.Conv1D(
+        8, 2, padding="same", activity_regularizer=penalty
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", ACTIVITY)
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        kh.HoyerSquare(0.1),
+        kh.Hoyer(0.1, normalize=True),
+        kh.TransformedL1(0.1),
+        kh.GroupHoyerSquare(0.1, axis=(-2, -1), normalize=True),
+        kh.GroupHoyer(0.1, pattern=kh.patterns.Block((4,))),
+        kh.GroupLasso(0.1),
+    ],
+    ids=repr,
+)
+def test_outputs_are_penalized_in_batches_of_any_size(penalty, kind):
+    keras.utils.set_random_seed(0)
+    shape = (6,) if kind == "dense" else (4, 6)
+    model = keras.Sequential([keras.Input(shape), ACTIVITY[kind](penalty), keras.layers.Flatten()])
+    model.compile(keras.optimizers.SGD(0.01), "mse")
+    x = np.random.default_rng(0).normal(size=(7, *shape)).astype("float32")
+    outputs = model.predict(x, verbose=0)
+    model.fit(x, outputs, batch_size=4, epochs=1, verbose=0)
+    outputs = model.predict(x, verbose=0)
+    found = 0
+    # An evaluation's loss is the mean over its batches, by their sizes; Keras divides by the size.
+    for part in (slice(0, 4), slice(4, 7)):
+        values = outputs[part].reshape(-1, *shape[:-1], 8)
+        found += formula(penalty, values)
+    loss = model.evaluate(x, outputs, batch_size=4, verbose=0)
+    assert loss == pytest.approx(found / 7, rel=1e-4)
+
+
+def formula(penalty, values):
+    """`expected_value`, divided as `normalize` says, each kind of group by its number."""
+    if not getattr(penalty, "normalize", False):
+        return expected_value(penalty, values)
+    total = 0.0
+    for groups in groups_of(penalty, values.shape):
+        norms = [np.sqrt(sum(float(values[i]) ** 2 for i in group)) for group in groups]
+        total += of_magnitudes(penalty, norms) / len(norms)
+    return penalty.factor * total
+
+
+@pytest.mark.parametrize(
+    "penalty",
+    [
+        kh.Hoyer(0.5, normalize=True),
+        kh.HoyerSquare(0.5, normalize=True),
+        kh.GroupHoyer(0.5, axis=(0, 1), normalize=True),
+        kh.GroupHoyerSquare(0.5, pattern=kh.patterns.Block((2, 1)), normalize=True),
+    ],
+    ids=repr,
+)
+def test_normalized_penalties_are_shares_of_the_number_of_groups(penalty):
+    kernel = kernel_of((6, 4), zeros=0.2)
+    value, gradient = value_and_gradient(penalty, kernel)
+    assert value == pytest.approx(formula(penalty, kernel), rel=1e-5)
+    plain = type(penalty).from_config({**penalty.get_config(), "normalize": False})
+    count = formula(plain, kernel) / formula(penalty, kernel)
+    if len(groups_of(penalty, kernel.shape)) == 1:
+        assert_same_gradient(gradient * count, value_and_gradient(plain, kernel)[1])
+    assert type(penalty).from_config(penalty.get_config()).normalize is True
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_normalize_has_to_be_a_bool(value):
+    with pytest.raises(ValueError, match="argument `normalize`"):
+        kh.HoyerSquare(normalize=value)
+
+
+def test_blocks_along_an_open_axis_are_refused():
+    with pytest.raises(ValueError, match="does not divide"):
+        kh.GroupHoyer(1.0, pattern=kh.patterns.Block((4, 1))).spans((None, 8))

@@ -70,8 +70,9 @@ def test_the_dictionary_is_json():
 
 
 def test_the_table_has_a_line_for_each_kernel_and_the_total():
-    report = kh.report(model_of()[0], layers=["conv"])
-    lines = str(report).splitlines()
+    model = model_of()[0]
+    kh.keep_zeros(model)
+    lines = str(kh.report(model, layers=["conv"])).splitlines()
     assert [line.split()[0] for line in lines if "--" not in line] == [
         "kernel",
         "conv/kernel",
@@ -79,6 +80,37 @@ def test_the_table_has_a_line_for_each_kernel_and_the_total():
     ]
     assert "2 of 4" in lines[2]
     assert "51.39%" in lines[-1]
+
+
+def test_zeros_that_are_held_are_told_from_those_that_are_not():
+    model, _ = model_of()
+    before = kh.report(model)
+    assert (before.held, before.overwritten) == (0, 0)
+    assert str(before).splitlines()[-1] == (
+        "37 zeros are not held: training can bring them back. `keep_zeros(model)` holds them."
+    )
+    kh.prune(model, kh.criteria.TargetSparsity(0.75, scope="layer"), layers=["out"])
+    some = kh.report(model)
+    assert [layer.held for layer in some.layers] == [0, 240]
+    assert some.to_dict()["held"] == some.held == 240
+    assert some.to_dict()["layers"][1]["held"] == 240
+    assert str(some).splitlines()[-1].startswith("37 zeros are not held")
+    held = kh.keep_zeros(model)
+    assert held.held == held.total - held.nonzero == 277
+    assert "total" in str(held).splitlines()[-1]
+    assert "held" in str(held).splitlines()[0].split()
+
+
+def test_weights_that_are_set_over_their_masks_are_counted():
+    model, _ = model_of()
+    kh.keep_zeros(model)
+    conv, bias = model.get_layer("conv").get_weights()
+    conv[0, 0, :, 1] = 7
+    model.get_layer("conv").set_weights([conv, bias])
+    report = kh.report(model)
+    assert [layer.overwritten for layer in report.layers] == [2, 0]
+    assert (report.held, report.overwritten, report.total - report.nonzero) == (35, 2, 35)
+    assert str(report).splitlines()[-1].startswith("2 weights are not zero although masks hold")
 
 
 def test_a_model_without_kernels_has_an_empty_report():

@@ -8,8 +8,8 @@ import pytest
 from cutting import randomize, to_numpy
 from keras import layers, ops
 
-import keras_hoyer.graph.checking as checking
 from keras_hoyer import ShrinkError, register_rule, shrink
+from keras_hoyer.graph import checking
 
 
 class Spread(keras.layers.Layer):
@@ -133,7 +133,7 @@ def chaotic(depth=14):
 def test_a_net_that_blows_up_rounding_passes():
     model = net(chaotic())
     wide = model.get_layer("wide")
-    wide.bias.assign(to_numpy(wide.bias) + [0, 0, 0, 0, 0.1, 0.2, 0.3, 0.4])  # other sums
+    wide.bias.assign(np.arange(8) / 8)  # constants change the order of the sums
     sample = np.random.default_rng(0).normal(size=(4, 6)).astype("float32")
     small = shrink(model, sample=sample)
     assert small.get_layer("wide").units == 4
@@ -225,7 +225,9 @@ def test_the_check_disturbs_neither_model():
     small = shrink(model)
     for old, variable in zip(before, model.variables, strict=True):
         np.testing.assert_array_equal(old, to_numpy(variable))
-    assert [to_numpy(v).sum() for v in small.non_trainable_variables][0] == before[2].sum()
+    for one, two in zip(model.non_trainable_variables, small.non_trainable_variables, strict=True):
+        if one.shape == two.shape:
+            np.testing.assert_array_equal(to_numpy(one), to_numpy(two))
 
 
 def test_inputs_of_tables_are_indices():
@@ -262,7 +264,7 @@ def test_a_model_that_takes_no_random_inputs_is_said_not_to_be_checked():
             return keras.KerasTensor(inputs.shape, inputs.dtype)
 
     inputs = keras.Input((6,))
-    model = net(lambda x: layers.Dense(2)(x))
+    model = net(layers.Dense(2))
     model = keras.Model(inputs, model(Choosy()(inputs)))
     with pytest.warns(UserWarning, match="(?s)not checked.*sevens only.*Give `sample`"):
         shrink(model)
@@ -279,7 +281,9 @@ def _is_symbolic(x):
 def test_a_sample_may_be_an_array_a_list_or_a_dict():
     one, two = keras.Input((6,), name="one"), keras.Input((5,), name="two")
     dense = layers.Dense(8, "relu", name="wide")
-    model = randomize(keras.Model([one, two], layers.Dense(3)(dense(ops.concatenate([one, two], -1)))))
+    model = randomize(
+        keras.Model([one, two], layers.Dense(3)(dense(ops.concatenate([one, two], -1))))
+    )
     arrays = [np.ones((2, 6)), np.ones((2, 5))]
     shrink(model, sample=arrays)
     shrink(model, sample=dict(zip(["one", "two"], arrays, strict=True)))

@@ -1,5 +1,9 @@
 """What a smaller model keeps of the layers of the old one, beside weights and config."""
 
+import os
+import subprocess
+import sys
+
 import keras
 import numpy as np
 import pytest
@@ -270,7 +274,7 @@ def test_the_states_of_a_recurrent_layer_are_kept():
 
 
 def test_attributes_set_after_construction_are_kept():
-    model = with_dead_units(lambda x: layers.Dropout(0.1, name="drop")(x))
+    model = with_dead_units(layers.Dropout(0.1, name="drop"))
     wide, drop = model.get_layer("wide"), model.get_layer("drop")
     drop.rate = 0.7
     wide.supports_masking = False
@@ -436,15 +440,62 @@ def test_a_layer_that_changes_and_has_no_config_is_named():
         def get_config(self):
             raise NotImplementedError("no config here")
 
-    model = with_dead_units(lambda x: x)
     inputs = keras.Input((6,))
     dense = Plain(8, name="plain")
     model = keras.Model(inputs, layers.Dense(2)(dense(inputs)))
     kernel = np.array(dense.kernel)
     kernel[:, 5:] = 0
     dense.kernel.assign(kernel)
-    with pytest.raises(ShrinkError, match="Plain 'plain'.*no config here"):
+    with pytest.raises(ShrinkError, match=r"Plain 'plain'.*no config here"):
         shrink(model)
+
+
+def test_a_layer_that_changes_and_has_a_wrong_config_is_named():
+    class Wrong(layers.Dense):
+        def get_config(self):
+            return {**super().get_config(), "units": 7}
+
+        @classmethod
+        def from_config(cls, config):
+            return cls(**{**config, "units": 7})
+
+    inputs = keras.Input((6,))
+    dense = Wrong(8, name="wrong")
+    model = keras.Model(inputs, layers.Dense(2)(dense(inputs)))
+    kernel = np.array(dense.kernel)
+    kernel[:, 5:] = 0
+    dense.kernel.assign(kernel)
+    with pytest.raises(ShrinkError, match=r"Wrong 'wrong'.*Expected: \[\(6, 5\), \(5,\)\]"):
+        shrink(model)
+
+
+MESH = """
+import keras, numpy as np, keras_hoyer
+distribution = keras.distribution
+mesh = distribution.DeviceMesh((1, 2), ("batch", "model"), distribution.list_devices("cpu"))
+layouts = distribution.LayoutMap(mesh)
+layouts["wide/kernel"] = (None, "model")
+distribution.set_distribution(
+    distribution.ModelParallel(layout_map=layouts, batch_dim_name="batch"))
+for keep in (4, 5):
+    wide = keras.layers.Dense(8, name="wide")
+    model = keras.Sequential([keras.Input((6,)), wide, keras.layers.Dense(3)])
+    kernel = np.array(wide.kernel)
+    kernel[:, keep:] = 0
+    wide.kernel.assign(kernel)
+    print(keras_hoyer.shrink(model).layers[0].kernel.value.sharding.spec)
+"""
+
+
+@pytest.mark.skipif(keras.backend.backend() != "jax", reason="JAX lays models out over a mesh")
+def test_a_width_that_a_mesh_does_not_divide_is_said():
+    environment = {**os.environ, "XLA_FLAGS": "--xla_force_host_platform_device_count=2"}
+    done = subprocess.run(
+        [sys.executable, "-c", MESH], env=environment, capture_output=True, text=True, check=False
+    )
+    assert "'model'" in done.stdout
+    assert "ShrinkError: Dense 'wide'" in done.stderr
+    assert "multiple_of" in done.stderr
 
 
 # Compile settings.

@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 from keras import layers
 
+import keras_hoyer as kh
+from keras_hoyer import measures
 from keras_hoyer.weights import find_kernels, find_weights
 
 
@@ -17,6 +19,10 @@ def sequential(shape, *parts, **kwargs):
 def attention(layer):
     inputs = keras.Input((5, 8))
     return keras.Model(inputs, layer(inputs, inputs))
+
+
+def numpy(variable):
+    return keras.ops.convert_to_numpy(variable)
 
 
 def paths(model, chosen=None):
@@ -200,6 +206,99 @@ def test_layers_of_no_known_kind_are_left_alone_with_one_warning():
         assert paths(model) == ["a/kernel"]
     (warning,) = [w for w in caught if "of no known kind" in str(w.message)]
     assert "layers u, v" in str(warning.message)
+
+
+class Experts(layers.Layer):
+    """A mixture's kernels, which have names of their own and no attributes."""
+
+    def build(self, input_shape):
+        self.up = self.add_weight(shape=(2, input_shape[-1], 4), name="gate_up")
+        self.up_bias = self.add_weight(shape=(2, 4), name="gate_up_bias")
+        self.down = self.add_weight(shape=(2, 4, 3), name="down")
+        self.token = self.add_weight(shape=(1, 1, 3), name="class_token")
+        self.width = self.add_weight(shape=(3,), name="width")
+        self.seen = self.add_weight(shape=(2, 3), name="seen", trainable=False)
+
+    def call(self, x):
+        return keras.ops.sum(x[:, None, None, :] @ self.up @ self.down, axis=(1, 2)) * self.width
+
+
+class Mixture(layers.Layer):
+    def __init__(self, **kwargs):
+        super().__init__(**kwargs)
+        self.router = layers.Dense(3, name="router")
+        self.experts = Experts(name="experts")
+
+    def build(self, input_shape):
+        self.router.build(input_shape)
+        self.experts.build(input_shape)
+
+    def call(self, x):
+        return self.router(x) + self.experts(x)
+
+
+MIXTURE = ["moe/experts/gate_up", "moe/experts/down"]
+
+
+@pytest.mark.parametrize(
+    ("chosen", "found"),
+    [
+        (["experts"], MIXTURE),
+        (["moe"], ["moe/router/kernel", *MIXTURE]),
+        (lambda layer: layer.name == "experts", MIXTURE),
+        (["whole"], ["moe/router/kernel"]),
+        (["router"], ["moe/router/kernel"]),
+    ],
+)
+def test_matrices_of_other_names_are_found_where_their_layer_is_chosen(chosen, found):
+    inner = keras.Sequential([keras.Input((3,)), Mixture(name="moe")], name="whole")
+    model = keras.Sequential([keras.Input((3,)), inner])
+    assert [path.removeprefix("whole/") for path in paths(model, chosen)] == found
+
+
+def test_matrices_of_other_names_are_penalized_pruned_and_stripped():
+    model = sequential((3,), Mixture(name="moe"))
+    with pytest.warns(UserWarning, match=r"penalty of moe/experts/gate_up, .* is not saved"):
+        kh.regularize(model, kh.HoyerSquare(1.0), layers=["experts"])
+    experts = model.get_layer("moe").experts
+    hoyer = sum(measures.effective_count(numpy(w)) for w in (experts.up, experts.down))
+    assert float(sum(model.losses)) == pytest.approx(hoyer, rel=1e-4)
+    cut = kh.criteria.TargetSparsity(0.5)
+    with pytest.warns(UserWarning, match=r"mask of .*keep_zeros\(model, layers=\['experts'\]\)"):
+        assert kh.prune(model, cut, layers=["experts"]).held == 24
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        kh.prune(model, kh.criteria.TargetSparsity(0.6), layers=["experts"])
+    assert not [w for w in caught if "is not saved" in str(w.message)]  # it is said once
+    zeros = [numpy(w) == 0 for w in (experts.up, experts.down)]
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 3), "float32"), np.zeros((4, 3), "float32"), verbose=0)
+    for w, zero in zip((experts.up, experts.down), zeros, strict=True):
+        assert not numpy(w)[zero].any()
+        assert numpy(w)[~zero].all()
+    kh.strip(model)
+    assert all(w.constraint is None and w.regularizer is None for w in model.weights)
+
+
+@pytest.mark.skipif(
+    not hasattr(layers, "ReversibleEmbedding"), reason="this Keras has no ReversibleEmbedding"
+)
+def test_the_head_of_an_untied_embedding_is_pruned_by_its_name():
+    inputs = keras.Input((4,), dtype="int32")
+    words = layers.ReversibleEmbedding(20, 6, tie_weights=False, name="words")
+    middle = layers.Dense(6, name="middle")
+    model = keras.Model(inputs, words(middle(words(inputs)), reverse=True))
+    assert paths(model) == ["middle/kernel"]
+    assert paths(model, ["words"]) == ["words/embeddings", "words/reverse_embeddings"]
+    report = kh.prune(model, kh.criteria.TargetSparsity(0.5, scope="layer"), layers=["words"])
+    assert [layer.nonzero for layer in report.layers] == [60, 60]
+    # An output of the head is a column, a feature of the embedding is one too.
+    assert [layer.channels for layer in report.layers] == [6, 20]
+    before = numpy(words.reverse_embeddings)
+    model.compile("adam", "mse")
+    model.fit(np.ones((4, 4), "int32"), np.ones((4, 4, 20), "float32"), verbose=0)
+    assert not numpy(words.reverse_embeddings)[before == 0].any()
+    assert (numpy(words.reverse_embeddings) != before).any()
 
 
 @pytest.mark.parametrize(

@@ -12,9 +12,9 @@ from pathlib import Path
 import keras
 import numpy as np
 
-from keras_hoyer.exporters import litert, onnx_file, signatures
+from keras_hoyer.exporters import litert_convert, onnx_file, signatures
 
-CONVERTERS = {"tflite": litert.convert_here, "onnx": onnx_file.convert_here}
+CONVERTERS = {"tflite": litert_convert.convert_here, "onnx": onnx_file.convert_here}
 
 
 def main(folder: Path) -> None:

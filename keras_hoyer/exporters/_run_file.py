@@ -35,7 +35,11 @@ def describe(inputs: str, model: str) -> None:
     else:
         details = _interpreter(model).get_signature_runner().get_input_details()
         rows = [
-            (name, place["shape_signature"].tolist(), place["dtype"].__name__.rstrip("_"))
+            (
+                name,
+                place["shape_signature"].tolist(),
+                "float32" if _stands_for_floats(place) else place["dtype"].__name__.rstrip("_"),
+            )
             for name, place in details.items()
         ]
     with open(inputs, "w") as file:
@@ -53,15 +57,15 @@ def run(calls: str, out: str, model: str) -> None:
     results = {}
     if model.endswith(".onnx"):
         session = _session(model)
-        names = [place.name for place in session.get_inputs()]
         for call, arrays in enumerate(_load(calls)):
-            outputs = session.run(None, dict(zip(names, arrays.values(), strict=True)))
+            outputs = session.run(None, _feed(session, arrays))
             results.update({f"{call}/{i}": array for i, array in enumerate(outputs)})
     else:
         runner = _interpreter(model).get_signature_runner()
+        places = runner.get_output_details()
         for call, arrays in enumerate(_load(calls)):
-            for name, array in runner(**arrays).items():
-                results[f"{call}/{name}"] = array
+            for name, array in runner(**_in_integers(runner, arrays)).items():
+                results[f"{call}/{name}"] = _in_floats(places[name], array)
     np.savez(out, **results)
 
 
@@ -77,11 +81,11 @@ def prepare(model: str, arrays: dict[str, Any]) -> Callable[[], Any]:
     """A function that runs a file on these inputs, on one thread."""
     if model.endswith(".onnx"):
         session = _session(model, threads=1)
-        places = [place.name for place in session.get_inputs()]
-        feed = dict(zip(places, arrays.values(), strict=True))
+        feed = _feed(session, arrays)
         return lambda: session.run(None, feed)
     interpreter = _interpreter(model, threads=1)
-    interpreter.get_signature_runner()(**arrays)  # sets shapes and inputs
+    runner = interpreter.get_signature_runner()
+    runner(**_in_integers(runner, arrays))  # sets shapes and inputs
     return interpreter.invoke
 
 
@@ -99,6 +103,41 @@ def time_by_turns(
             call()
             each.append(1000 * (time.perf_counter() - start))
     return [statistics.median(each) for each in times]
+
+
+def _feed(session: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+    """The arrays by the file's names, or else in its order; it need not take unused inputs."""
+    names = [place.name for place in session.get_inputs()]
+    if set(names) <= set(arrays):
+        return {name: arrays[name] for name in names}
+    return dict(zip(names, arrays.values(), strict=True))
+
+
+def _stands_for_floats(place: dict[str, Any]) -> bool:
+    """Whether an input or output of a LiteRT file is in integers that have a scale."""
+    return place["dtype"].__name__ in ("int8", "uint8", "int16") and place["quantization"][0] != 0
+
+
+def _in_integers(runner: Any, arrays: dict[str, Any]) -> dict[str, Any]:
+    """Inputs as the file takes them: floats become integers where it takes those for them."""
+    import numpy as np  # noqa: PLC0415
+
+    given = dict(arrays)
+    for name, place in runner.get_input_details().items():
+        if _stands_for_floats(place):
+            scale, zero = place["quantization"]
+            limits = np.iinfo(place["dtype"])
+            values = np.round(arrays[name] / scale) + zero
+            given[name] = np.clip(values, limits.min, limits.max).astype(place["dtype"])
+    return given
+
+
+def _in_floats(place: dict[str, Any], array: Any) -> Any:
+    """An output as the floats that it stands for."""
+    if not _stands_for_floats(place):
+        return array
+    scale, zero = place["quantization"]
+    return ((array.astype("float64") - zero) * scale).astype("float32")
 
 
 def _load(calls: str) -> list[dict[str, Any]]:

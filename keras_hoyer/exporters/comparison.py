@@ -3,16 +3,24 @@
 import contextlib
 import dataclasses
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import keras
 import numpy as np
 
-from keras_hoyer.exporters import _run_file, processes, signatures
-from keras_hoyer.exporters.results import table
+from keras_hoyer._tables import html_lines, html_table, text_table
+from keras_hoyer.exporters import (
+    _run_file,
+    litert,
+    litert_quantization,
+    processes,
+    signatures,
+    training_state,
+)
 
 Outputs = list[dict[str, np.ndarray]]
 
@@ -24,12 +32,22 @@ class KerasSide:
         path: the file that it came from.
         model: a built model.
         data: representative data or `None`, as for `export`.
+        quantize: `"float16"` if its weights were rounded so on their way, else `None`.
     """
 
-    def __init__(self, path: Path, model: keras.Model, data: Any = None) -> None:
+    ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
+
+    def __init__(
+        self, path: Path, model: keras.Model, data: Any = None, quantize: str | None = None
+    ) -> None:
         self.path = path
         self.model = model
+        self.quantize = quantize
         self.signature = signatures.signature_of(model, data)
+
+    def training_bytes(self) -> int:
+        """How many bytes of the file are of no use but to train on."""
+        return training_state.bytes_of(self.path) if self.path.suffix == ".keras" else 0
 
     def outputs(self, calls: list[list[np.ndarray]]) -> Outputs:
         """What it answers to each call."""
@@ -65,6 +83,16 @@ class FileSide:
         with tempfile.TemporaryDirectory() as folder:
             inputs = processes.describe(path, Path(folder))
         self.signature = signatures.Signature(inputs, list(range(len(inputs))))
+        # The file could be read above, so it is whole.
+        self.quantize, self.ranges = None, {}
+        if path.suffix == ".tflite":
+            content = path.read_bytes()
+            self.quantize = litert_quantization.quantization_of(content)
+            self.ranges = litert_quantization.input_ranges(content)
+
+    def training_bytes(self) -> int:
+        """None: a file that is run holds a model only."""
+        return 0
 
     def outputs(self, calls: list[list[np.ndarray]]) -> Outputs:
         """What it answers to each call."""
@@ -85,13 +113,14 @@ class FileSide:
 Side = KerasSide | FileSide
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class Comparison:
-    """How far apart two models are; `print` shows it as a table.
+    """How far apart two models are; shown as a table.
 
     Attributes:
         paths: the two files.
-        bytes: their sizes.
+        bytes: their sizes, without what is of no use but to train on.
+        training_bytes: what was left out of them: an optimizer's slots in a `.keras` file.
         milliseconds: median time of one sample, or of one batch where its size is fixed; `None` if
             it was not measured.
         samples: number of samples that both were run on.
@@ -106,6 +135,7 @@ class Comparison:
 
     paths: tuple[Path, Path]
     bytes: tuple[int, int]
+    training_bytes: tuple[int, int]
     milliseconds: tuple[float, float] | None
     samples: int
     max_difference: float
@@ -128,28 +158,50 @@ class Comparison:
             "within_tolerance": self.within_tolerance,
         }
 
+    def __repr__(self) -> str:
+        return (
+            f"Comparison(paths={tuple(map(str, self.paths))}, bytes={self.bytes}, "
+            f"error={self.error:.3g}, tolerance={self.tolerance:.3g}, samples={self.samples})"
+        )
+
     def __str__(self) -> str:
-        rows = [("", "A", "B", "A / B"), ("bytes", *_cells(self.bytes, ",")), *self._times()]
-        lines = [f"A: {self.paths[0]}", f"B: {self.paths[1]}", "", table(rows), ""]
-        figures = [
+        sizes, figures = text_table(self._sizes(), right=[1, 2, 3]), text_table(self._figures())
+        return "\n\n".join(["\n".join(self._sides()), sizes, figures])
+
+    def _repr_html_(self) -> str:
+        sizes = html_table(self._sizes(), right=[1, 2, 3])
+        return f"{html_lines(*self._sides())}{sizes}{html_table([('', ''), *self._figures()])}"
+
+    def _sides(self) -> list[str]:
+        return [
+            f"{side}: {path}"
+            + (f" (without its {state:,} bytes of training state)" if state else "")
+            for side, path, state in zip("AB", self.paths, self.training_bytes, strict=True)
+        ]
+
+    def _sizes(self) -> list[tuple[str, ...]]:
+        rows = [("", "A", "B", "A / B"), ("bytes", *_cells(self.bytes, ","))]
+        if self.milliseconds:
+            rows.append(("milliseconds", *_cells(self.milliseconds, ".4f")))
+        return rows
+
+    def _figures(self) -> list[tuple[str, ...]]:
+        verdict = "within" if self.within_tolerance else "ABOVE"
+        rows = [
             ("largest difference", f"{self.max_difference:.3g}"),
             ("mean difference", f"{self.mean_difference:.3g}"),
             (
                 "relative to the largest output",
-                f"{self.error:.3g}, {'within' if self.within_tolerance else 'ABOVE'} the "
-                f"tolerance of {self.tolerance:.3g}",
+                f"{self.error:.3g}, {verdict} the tolerance of {self.tolerance:.3g}",
             ),
         ]
         if self.equal_argmax is not None:
-            figures.append(("same class", f"{self.equal_argmax:.2%}"))
-        return "\n".join([*lines, table([*figures, ("samples", f"{self.samples:,}")])])
-
-    def _times(self) -> list[tuple[str, ...]]:
-        return [("milliseconds", *_cells(self.milliseconds, ".4f"))] if self.milliseconds else []
+            rows.append(("same class", f"{self.equal_argmax:.2%}"))
+        return [*rows, ("samples", f"{self.samples:,}")]
 
 
 def compare(
-    a: Side, b: Side, data: Any = None, tolerance: float = 1e-4, runs: int = 100
+    a: Side, b: Side, data: Any = None, tolerance: float | None = None, runs: int = 100
 ) -> Comparison:
     """Runs two models on the same inputs.
 
@@ -159,8 +211,11 @@ def compare(
     Args:
         a: the model that the other one is measured by.
         b: the other one.
-        data: samples as for `export`; by default 32 random ones.
-        tolerance: what `error` may be.
+        data: samples as for `export`; by default 32 random ones, within the range that a file in
+            int8 was calibrated on.
+        tolerance: what `error` may be; by default what `export` allows a file that is quantized
+            like the more coarsely quantized one of the two: 1e-4, float16 1e-2, dynamic 0.1, int8
+            0.2.
         runs: how often each is timed, by turns; 0 for not at all.
 
     Returns:
@@ -173,9 +228,13 @@ def compare(
     both = _run(a, b, data)
     error = both.error()
     largest, mean = _differences(both.expected, both.actual)
+    states = (a.training_bytes(), b.training_bytes())
+    if tolerance is None:
+        tolerance = max(litert.TOLERANCES[side.quantize] for side in (a, b))
     return Comparison(
         paths=(a.path, b.path),
-        bytes=(a.path.stat().st_size, b.path.stat().st_size),
+        bytes=(a.path.stat().st_size - states[0], b.path.stat().st_size - states[1]),
+        training_bytes=states,
         milliseconds=_time(both.prepare(), runs) if runs else None,
         samples=both.samples,
         max_difference=largest,
@@ -186,9 +245,15 @@ def compare(
     )
 
 
-def largest_error(a: Side, b: Side) -> float:
-    """Largest difference on random inputs, relative to the largest output of `a`."""
-    return _run(a, b, None).error()
+def largest_error(a: Side, b: Side, data: Any = None) -> float:
+    """Largest difference, relative to the largest output of `a`; by default on random inputs."""
+    return _run(a, b, data).error()
+
+
+def check_data(side: Side, data: Any) -> None:
+    """Raises a `ValueError` if samples do not fit what a model takes."""
+    if data is not None:
+        signatures.arrays_of(side.signature, data)
 
 
 def use_one_thread() -> None:
@@ -235,6 +300,8 @@ def _run(a: Side, b: Side, data: Any) -> _Both:
     if data is None:
         samples = signatures.CHECK_SAMPLES
         arrays = signatures.random_arrays(a.model or b.model, signature, samples)
+        arrays = _within_ranges(arrays, a, range(len(order)))
+        arrays = _within_ranges(arrays, b, order)
     else:
         arrays = signatures.arrays_of(signature, data)
     batch = signature.inputs[0].shape[0]
@@ -276,6 +343,15 @@ def _join(a: Side, b: Side) -> tuple[signatures.Signature, list[int]]:
             f"{_described(ours)} and {b.path} with {_described(theirs)}"
         )
     return dataclasses.replace(a.signature, inputs=tuple(joined)), order
+
+
+def _within_ranges(arrays: list[np.ndarray], side: Side, order: Sequence[int]) -> list[np.ndarray]:
+    """Random inputs that a file in integers can tell apart."""
+    limited = list(arrays)
+    for i, spec in zip(order, side.signature.inputs, strict=True):
+        if spec.name in side.ranges:
+            limited[i] = np.clip(arrays[i], *side.ranges[spec.name]).astype(arrays[i].dtype)
+    return limited
 
 
 def _kind(spec: signatures.ModelInput) -> str:

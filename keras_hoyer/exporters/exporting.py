@@ -1,32 +1,21 @@
 """`export`: one way in for every file format, with one promise about the file."""
 
-import contextlib
 import dataclasses
 import importlib.util
 import os
-import tempfile
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import keras
 
-from keras_hoyer.exporters import keras_archive, litert, onnx_file, signatures, sparse_weights
+from keras_hoyer._checks import check_choice
+from keras_hoyer.exporters import destination, signatures
+from keras_hoyer.exporters.adapted import check_layers
+from keras_hoyer.exporters.formats import FORMATS, Format, Job, Options
 from keras_hoyer.exporters.results import ExportError, ExportResult
 
-# Each format's file ending is its name; with it go the quantizations and the packages it needs.
-QUANTIZATIONS = {
-    "tflite": (None, "float16", "dynamic", "int8"),
-    "onnx": (None,),
-    "keras": (None,),
-    "npz": (None, "float16"),
-    "safetensors": (None, "float16"),
-}
-PACKAGES = {
-    "tflite": {"litert": ["ai_edge_litert"]},
-    "onnx": {"onnx": ["onnx", "onnxruntime", "tf2onnx"]},
-    "safetensors": {"safetensors": ["safetensors"]},
-}
+# What each format can be quantized to.
+QUANTIZATIONS = {name: format.quantizations for name, format in FORMATS.items()}
 
 
 def export(
@@ -38,11 +27,13 @@ def export(
     sparse: bool | str = "auto",
     tolerance: float | None = None,
     optimize_for: str = "size",
+    io_dtype: Literal["float32", "int8", "uint8"] = "float32",
 ) -> ExportResult:
     """Writes a model to a file that is run and compared before it is called good.
 
     The file is made in a temporary folder beside `filepath`, checked there and moved into place
-    only when it is right. If anything fails, an older file at `filepath` is untouched.
+    only when it is right. If anything fails, an older file at `filepath` is untouched; if all goes
+    well, its mode is kept, and a symbolic link still points to it.
 
     Args:
         model: a built `keras.Model`: Sequential, functional or subclassed. Penalties and masks that
@@ -64,6 +55,10 @@ def export(
             `"dynamic"` 0.1, `"int8"` 0.2; for weight files 0, `"float16"` 1e-3.
         optimize_for: `"size"` keeps the smallest file that is right; `"latency"`, for `tflite`,
             times them on this machine, on one thread and one sample, and keeps the fastest.
+        io_dtype: what a `tflite` file with `quantize="int8"` takes and returns for floats.
+            `"float32"` converts inside the file; `"int8"` and `"uint8"` leave it to the caller, as
+            microcontrollers want it: the result's notes give scales and zero points. Inputs that
+            are integers in the model stay as they are.
 
     Returns:
         An `ExportResult`: `path`, `bytes`, `dense_bytes`, `max_error` and what was tried; `print`
@@ -85,37 +80,23 @@ def export(
     """
     _check_model(model)
     path = Path(filepath)
-    format = check_arguments(
-        path, format, quantize, representative_data, sparse, tolerance, optimize_for
+    name = check_arguments(
+        path, format, quantize, representative_data, sparse, tolerance, optimize_for, io_dtype
     )
+    kind = FORMATS[name]
+    check_layers(model, name)
     signature = data = None
-    if format in ("tflite", "onnx"):
+    if kind.computes:
         signature = signatures.signature_of(model, representative_data)
         _check_dtypes(model, signature)
         if representative_data is not None:
             data = signatures.arrays_of(signature, representative_data)
-    _check_packages(format)
-    with _folder_beside(path) as folder:
+    _check_packages(kind)
+    options = Options(quantize, sparse, tolerance, optimize_for, io_dtype)
+    with destination.replacing(path) as place:
         try:
-            if format == "tflite":
-                result = litert.write(
-                    model,
-                    folder,
-                    signature,
-                    quantize=quantize,
-                    data=data,
-                    sparse=sparse,
-                    tolerance=tolerance,
-                    optimize_for=optimize_for,
-                )
-            elif format == "onnx":
-                result = onnx_file.write(model, folder, signature, data=data, tolerance=tolerance)
-            elif format == "keras":
-                result = keras_archive.write(model, folder)
-            else:
-                temporary = folder / f"weights.{format}"
-                result = sparse_weights.write(model, temporary, quantize, sparse, tolerance)
-            os.replace(result.path, path)
+            result = kind.write(Job(model, place.folder, options, signature, data))
+            place.fill(result.path)
         except OSError as error:
             raise ExportError("write", f"{error}. Nothing was left at {path}.") from error
     return dataclasses.replace(result, path=path)
@@ -164,13 +145,15 @@ def check_arguments(
     sparse: bool | str,
     tolerance: float | None,
     optimize_for: str,
+    io_dtype: str = "float32",
 ) -> str:
     """The format of an export; a `ValueError` if its arguments do not go together."""
     format = _format_of(path, format)
-    if quantize not in QUANTIZATIONS[format]:
+    kind = FORMATS[format]
+    if quantize not in kind.quantizations:
         raise ValueError(
             "Invalid value for argument `quantize`. Expected one of "
-            f"{list(QUANTIZATIONS[format])} for the format {format!r}. "
+            f"{list(kind.quantizations)} for the format {format!r}. "
             f"Received: quantize={quantize!r}"
         )
     if quantize == "int8" and representative_data is None:
@@ -190,10 +173,17 @@ def check_arguments(
             "Invalid value for argument `tolerance`. Expected None or a number that is not "
             f"negative. Received: tolerance={tolerance!r}"
         )
-    if optimize_for not in ("size", *(["latency"] if format == "tflite" else [])):
+    if optimize_for not in kind.goals:
         raise ValueError(
             "Invalid value for argument `optimize_for`. Expected 'size', or for the format "
             f"'tflite' also 'latency'. Received: optimize_for={optimize_for!r}, format={format!r}"
+        )
+    check_choice("io_dtype", io_dtype, ("float32", "int8", "uint8"))
+    if io_dtype not in kind.io_dtypes.get(quantize, ("float32",)):
+        raise ValueError(
+            "Invalid value for argument `io_dtype`. Expected 'float32', or for the format 'tflite' "
+            "with `quantize='int8'` also 'int8' and 'uint8'. "
+            f"Received: io_dtype={io_dtype!r}, format={format!r}, quantize={quantize!r}"
         )
     return format
 
@@ -208,30 +198,10 @@ def _check_dtypes(model: keras.Model, signature: signatures.Signature) -> None:
         )
 
 
-def _check_packages(format: str) -> None:
-    for extra, packages in PACKAGES.get(format, {}).items():
-        missing = [name for name in packages if importlib.util.find_spec(name) is None]
-        if missing:
-            raise ImportError(
-                f"The export to {format!r} needs {', '.join(missing)}: "
-                f"pip install keras-hoyer[{extra}]"
-            )
-
-
-@contextlib.contextmanager
-def _folder_beside(path: Path) -> Iterator[Path]:
-    """A temporary folder on the file system of `path`, so that moving into place is atomic."""
-    if path.is_dir():
-        raise ValueError(
-            "Invalid value for argument `filepath`. Expected a file. "
-            f"Received: filepath={str(path)!r}, a folder"
+def _check_packages(kind: Format) -> None:
+    missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise ImportError(
+            f"The export to {kind.name!r} needs {', '.join(missing)}: "
+            f"pip install keras-hoyer[{kind.extra}]"
         )
-    try:
-        folder = tempfile.TemporaryDirectory(prefix=f".{path.name}-", dir=path.absolute().parent)
-    except OSError as error:
-        raise ValueError(
-            "Invalid value for argument `filepath`. Expected a file in a folder that exists and "
-            f"can be written. Received: filepath={str(path)!r} ({error})"
-        ) from error
-    with folder as name:
-        yield Path(name)

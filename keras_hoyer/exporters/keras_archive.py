@@ -7,6 +7,7 @@ import h5py
 import keras
 import numpy as np
 
+from keras_hoyer._keras import flatten_layers
 from keras_hoyer.exporters import sparse_weights
 from keras_hoyer.exporters.results import Candidate, ExportError, ExportResult
 
@@ -25,10 +26,13 @@ def write(model: keras.Model, folder: Path) -> ExportResult:
 
     Raises:
         ExportError: if Keras cannot save the model, or load the file, or weights differ.
+        OSError: if the disk is full.
     """
     stored, path = folder / "stored.keras", folder / "model.keras"
     try:
         model.save(stored)
+    except OSError:
+        raise
     except Exception as error:  # custom layers raise anything
         raise ExportError("convert", f"Keras cannot save the model: {error}") from error
     with zipfile.ZipFile(stored) as archive:
@@ -38,11 +42,17 @@ def write(model: keras.Model, folder: Path) -> ExportResult:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
         for name in names:
             archive.write(folder / "members" / name, name)
-    classes = {type(layer).__name__: type(layer) for layer in model._flatten_layers()}
+    classes = {type(layer).__name__: type(layer) for layer in (model, *flatten_layers(model))}
     try:
         loaded = keras.models.load_model(path, custom_objects=classes, compile=False)
     except Exception as error:  # custom layers raise anything
         raise ExportError("check", f"Keras cannot load the file: {error}") from error
+    if len(loaded.weights) != len(model.weights):
+        raise ExportError(
+            "check",
+            f"the file gives back {len(loaded.weights)} of {len(model.weights)} weights: a layer "
+            "that is built on its first call needs `build` or `get_build_config`",
+        )
     for ours, theirs in zip(model.weights, loaded.weights, strict=True):
         pair = [sparse_weights.values_of(weight) for weight in (ours, theirs)]
         if pair[0].dtype != pair[1].dtype or pair[0].tobytes() != pair[1].tobytes():

@@ -1,20 +1,20 @@
 """Makes `.tflite` files, runs each in a process of its own and keeps the best that is right."""
 
-import contextlib
 import dataclasses
 import json
-import shutil
-import warnings
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
 
+from keras_hoyer._checks import warn
 from keras_hoyer.exporters import (
+    litert_convert,
     litert_encoding,
     litert_file,
+    litert_notes,
+    open_sizes,
     processes,
     signatures,
     sparse_inference,
@@ -35,9 +35,6 @@ FAST_SHARE = 0.25
 # How much slower than the fastest file a smaller one may be, within the noise of the measurement.
 SAME_SPEED = 1.1
 
-# More steps than this make an unrolled graph too slow to convert.
-UNROLLED_STEPS = 64
-
 
 def write(
     model: keras.Model,
@@ -49,6 +46,7 @@ def write(
     sparse: bool | str,
     tolerance: float | None,
     optimize_for: str,
+    io_dtype: str = "float32",
 ) -> ExportResult:
     """Writes the best `.tflite` file that is right into `folder`.
 
@@ -61,6 +59,8 @@ def write(
         sparse: `True`, `False` or `"auto"`.
         tolerance: largest relative error, or `None` for the default of the quantization.
         optimize_for: `"size"` or `"latency"`.
+        io_dtype: `"float32"`, or for `"int8"` also `"int8"` and `"uint8"`: what the file takes and
+            returns in place of floats.
 
     Returns:
         The result; its `path` lies in `folder`.
@@ -69,7 +69,30 @@ def write(
         ExportError: if the model cannot be called or converted, or no candidate is right.
     """
     tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
-    signature, unroll, notes = _prepare(model, signature)
+
+    def attempt(sizes: signatures.Signature) -> ExportResult:
+        return _write(
+            model, folder, sizes, data, quantize, sparse, tolerance, optimize_for, io_dtype
+        )
+
+    return open_sizes.write(signature, data, attempt)
+
+
+def _write(
+    model: keras.Model,
+    folder: Path,
+    signature: signatures.Signature,
+    data: list[np.ndarray] | None,
+    quantize: str | None,
+    sparse: bool | str,
+    tolerance: float,
+    optimize_for: str,
+    io_dtype: str,
+) -> ExportResult:
+    notes = _notes(model)
+    layers, unroll = litert_convert.recurrent_layers(model, signature)
+    if layers and not unroll:
+        signature = signature.with_batch(1)
     if data is None:
         data = signatures.random_arrays(model, signature, signatures.CHECK_SAMPLES)
         notes.append(
@@ -80,12 +103,13 @@ def write(
     processes.store_calls(folder / "calls.npz", signature, calls)
 
     label = quantize or "float32"
-    job = {"quantize": quantize, "unroll": unroll}
+    job = {"quantize": quantize, "unroll": unroll, "io_dtype": io_dtype}
     failure = _convert(model, signature, folder, data if quantize == "int8" else None, job)
     if failure is not None:
         candidate = Candidate(f"{label} dense", f"not converted: {failure}")
-        raise ExportError("convert", "nothing was written.", (candidate,))
-    dense = folder / DENSE
+        reason = f"nothing was written.{_way_out(quantize, layers)}"
+        raise ExportError("convert", reason, (candidate,))
+    dense = folder / litert_convert.DENSE
     candidates = {dense: processes.check(f"{label} dense", dense, expected, tolerance)}
     if sparse:
         path, name = folder / "sparse.tflite", f"{label} sparse"
@@ -104,9 +128,15 @@ def write(
     best = _best([path for path in asked_for if candidates[path].right], candidates)
     tried = {p: _outcome(c, p == best, p in asked_for) for p, c in candidates.items()}
     if best is None:
-        raise ExportError(
-            "check", "no candidate is right, nothing was written.", tuple(tried.values())
-        )
+        reason = f"no candidate is right, nothing was written.{_way_out(quantize, layers)}"
+        raise ExportError("check", reason, tuple(tried.values()))
+    content = best.read_bytes()
+    tensors = litert_file.tensors_of(content)
+    if layers:
+        notes.append(litert_notes.of_recurrent_layers(unroll, content))
+    notes += litert_notes.of_weighing(folder, quantize, sparse, content, tensors)
+    if io_dtype != "float32":
+        notes += litert_notes.of_interface(content)
     return ExportResult(
         path=best,
         format="tflite",
@@ -115,9 +145,19 @@ def write(
         max_error=candidates[best].max_error,
         tolerance=tolerance,
         candidates=tuple(tried.values()),
-        tensors=litert_file.tensors_of(best.read_bytes()),
+        tensors=tensors,
         notes=tuple(notes),
     )
+
+
+def _way_out(quantize: str | None, recurrent: list[keras.Layer]) -> str:
+    """What to do about a file that is not right, where that is known."""
+    if quantize != "int8":
+        return ""
+    names = ", ".join(layer.name for layer in recurrent)
+    cause = f"LiteRT cannot compute every recurrent layer in int8 ({names})" if names else ""
+    cause = cause or "In int8 one scale serves all values of a tensor, however far apart they are"
+    return f" {cause}: `quantize='dynamic'` keeps the weights in int8 and computes in floats."
 
 
 def _best(right: list[Path], candidates: dict[Path, Candidate]) -> Path | None:
@@ -140,17 +180,9 @@ def _outcome(candidate: Candidate, kept: bool, asked_for: bool) -> Candidate:
     return dataclasses.replace(candidate, outcome=outcome)
 
 
-def _prepare(
-    model: keras.Model, signature: signatures.Signature
-) -> tuple[signatures.Signature, bool, list[str]]:
-    """How recurrent layers are converted, and what there is to say about the file."""
+def _notes(model: keras.Model) -> list[str]:
+    """What there is to say before anything is converted."""
     notes = []
-    layers, unroll = _recurrent_layers(model)
-    if layers and unroll:
-        notes.append("recurrent layers are unrolled, for their fixed number of steps")
-    elif layers:
-        signature = signature.with_batch(1)
-        notes.append("recurrent layers run as a loop, for which the batch is fixed at one sample")
     if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers()):
         notes.append("the model computes in half precision, the file and its check in float32")
     traps = sparse_inference.keepdims_traps(model)
@@ -159,22 +191,8 @@ def _prepare(
             f"{', '.join(traps)}: GlobalAveragePooling2D(keepdims=True) before a 1x1 convolution "
             "gives zeros on ARM64 where that convolution is sparse; use keepdims=False and Dense"
         )
-        warnings.warn(notes[-1], stacklevel=4)
-    return signature, unroll, notes
-
-
-def _recurrent_layers(model: keras.Model) -> tuple[list[keras.Layer], bool]:
-    """The recurrent layers, and whether all of them can be unrolled."""
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
-    steps = [
-        ((layer.get_build_config() or {}).get("input_shape") or (0, None))[1] for layer in layers
-    ]
-    return layers, all(count is not None and count <= UNROLLED_STEPS for count in steps)
-
-
-# --- converting ---------------------------------------------------------------------------------
-
-DENSE = "dense.tflite"
+        warn(notes[-1])
+    return notes
 
 
 def _convert(
@@ -184,105 +202,11 @@ def _convert(
     calibration: list[np.ndarray] | None,
     job: dict[str, Any],
 ) -> str | None:
-    """Writes `DENSE` into the folder; returns why it could not be made, or `None`."""
+    """Writes the dense file into the folder; returns why it could not be made, or `None`."""
     if keras.backend.backend() == "tensorflow":
-        return convert_here(model, signature, folder, calibration, **job)
+        return litert_convert.convert_here(model, signature, folder, calibration, **job)
     job = {"format": "tflite", **job}
     return processes.convert_on_tensorflow(model, signature, folder, calibration, job)
-
-
-def convert_here(
-    model: keras.Model,
-    signature: signatures.Signature,
-    folder: Path,
-    calibration: list[np.ndarray] | None,
-    *,
-    quantize: str | None,
-    unroll: bool,
-) -> str | None:
-    """`_convert` where Keras runs on TensorFlow."""
-    import tensorflow as tf  # noqa: PLC0415
-
-    saved = folder / "saved_model"
-    try:
-        with signatures.in_float32(model), _unrolled(model, unroll):
-            _save(tf, model, signature, saved)
-        content = bytearray(_converted(tf, saved, quantize, signature, calibration))
-    except Exception as error:  # the converter raises anything
-        return _reason(error)
-    litert_file.make_zeros_positive(content)
-    (folder / DENSE).write_bytes(content)
-    shutil.rmtree(saved)
-    return None
-
-
-def _save(tf: Any, model: keras.Model, signature: signatures.Signature, path: Path) -> None:
-    """Writes a SavedModel that takes and returns named flat tensors."""
-    specs = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in signature.inputs]
-
-    @tf.function(input_signature=specs, autograph=False)
-    def serve(*tensors: Any) -> dict:
-        names, outputs = signature.call(model, tensors)
-        return dict(zip(names, outputs, strict=True))
-
-    module = tf.Module()
-    module.variables_of_model = [variable.value for variable in model.variables]
-    module.serve = serve
-    tf.saved_model.save(module, str(path), signatures={"serving_default": serve})
-
-
-def _converted(
-    tf: Any,
-    saved: Path,
-    quantize: str | None,
-    signature: signatures.Signature,
-    calibration: list[np.ndarray] | None,
-) -> bytes:
-    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
-    if quantize:
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-    if quantize == "float16":
-        converter.target_spec.supported_types = [tf.float16]
-    if quantize == "int8":
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-
-        def samples() -> Iterator[dict]:
-            batch = signature.inputs[0].shape[0] or 1
-            count = min(signatures.CALIBRATION_SAMPLES, len(calibration[0]))
-            for start in range(0, count - batch + 1, batch):
-                yield {
-                    spec.name: array[start : start + batch]
-                    for spec, array in zip(signature.inputs, calibration, strict=True)
-                }
-
-        converter.representative_dataset = samples
-    return converter.convert()
-
-
-@contextlib.contextmanager
-def _unrolled(model: keras.Model, unroll: bool) -> Iterator[None]:
-    layers = [layer for layer in _recurrent_layers(model)[0] if unroll and not layer.unroll]
-    try:
-        for layer in layers:
-            layer.unroll = True
-        yield
-    finally:
-        for layer in layers:
-            layer.unroll = False
-
-
-def _reason(error: Exception) -> str:
-    """The most telling line of an error, shortened."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    for telling in ("TF Select ops: ", "Custom ops: "):
-        for line in lines:
-            if line.startswith(telling):
-                return f"LiteRT has no builtin operation for {line.removeprefix(telling)}"[:300]
-    telling = [line.split("error: ")[-1] for line in lines if "error: " in line] or lines or [""]
-    return f"{type(error).__name__}: {telling[-1]}"[:300]
-
-
-# --- running ------------------------------------------------------------------------------------
 
 
 def _check_sparse(

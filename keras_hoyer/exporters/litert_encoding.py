@@ -48,7 +48,7 @@ def encode(content: bytes, largest_share: float = 1) -> bytes | None:
             if data is None or len(data) == 0 or users[tensor.buffer] > 1:
                 continue
             encoded |= _encode_tensor(schema, model, graph, number, largest_share)
-    return _packed(schema, model) if encoded else None
+    return packed(schema, model) if encoded else None
 
 
 def _encode_tensor(schema: Any, model: Any, graph: Any, number: int, largest_share: float) -> bool:
@@ -214,7 +214,8 @@ def _smallest(array: np.ndarray) -> np.ndarray:
     return array.astype("uint8" if largest < 2**8 else "uint16" if largest < 2**16 else "int32")
 
 
-def _packed(schema: Any, model: Any) -> bytes:
+def packed(schema: Any, model: Any) -> bytes:
+    """The bytes of a file from its unpacked description, aligned as the schema asks."""
     import flatbuffers  # noqa: PLC0415
 
     class AlignedBuilder(flatbuffers.Builder):

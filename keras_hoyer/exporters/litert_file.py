@@ -1,5 +1,6 @@
 """Reads the weight tensors of a LiteRT file, and gives its zeros a positive sign."""
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
@@ -34,7 +35,7 @@ def tensors_of(content: bytes) -> tuple[StoredTensor, ...]:
                 shape=shape,
                 dtype=values.dtype.name,
                 storage=_storage(tensor),
-                sparsity=1 - nonzero / max(1, np.prod(shape, dtype=np.int64)),
+                sparsity=1 - float(nonzero) / max(1, math.prod(shape)),
             )
         )
     return tuple(tensors)
@@ -49,6 +50,37 @@ def make_zeros_positive(content: bytearray) -> None:
     for _, values in _constants(content):
         if values.dtype.kind == "f":
             values[values == 0] = 0
+
+
+def has_loops(content: bytes) -> bool:
+    """Whether a file has loops or branches, each part of which is a graph of its own."""
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415
+
+    return schema.Model.GetRootAs(content, 0).SubgraphsLength() > 1
+
+
+def bytes_of_constants(content: bytes) -> int:
+    """How much of a file is weights and other constants."""
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415
+
+    model = schema.Model.GetRootAs(content, 0)
+    return sum(model.Buffers(i).DataLength() for i in range(model.BuffersLength()))
+
+
+def interface_of(content: bytes) -> tuple[list[tuple[str, Any]], list[tuple[str, Any]]]:
+    """Names and tensors of the inputs, and of the outputs, in the file's signature."""
+    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415
+
+    model = schema.Model.GetRootAs(content, 0)
+    signature = model.SignatureDefs(0)
+    graph = model.Subgraphs(signature.SubgraphIndex())
+    inputs = [signature.Inputs(i) for i in range(signature.InputsLength())]
+    outputs = [signature.Outputs(i) for i in range(signature.OutputsLength())]
+    named = [
+        [(place.Name().decode(), graph.Tensors(place.TensorIndex())) for place in places]
+        for places in (inputs, outputs)
+    ]
+    return named[0], named[1]
 
 
 def _constants(content: bytes | bytearray) -> Iterator[tuple[Any, np.ndarray]]:

@@ -1,17 +1,28 @@
 """Makes `.onnx` files and checks them with ONNX Runtime."""
 
 import dataclasses
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
 
-from keras_hoyer.exporters import processes, signatures
+from keras_hoyer.exporters import (
+    onnx_operations,
+    open_sizes,
+    processes,
+    signatures,
+    substitutes,
+    tensorflow_graph,
+)
 from keras_hoyer.exporters.results import ExportError, ExportResult, StoredTensor
 
 TOLERANCE = 1e-4
 
 NAME = "model.onnx"
+
+WAY_OUT = "Export to .tflite, or replace the layer."
 
 
 def write(
@@ -38,6 +49,18 @@ def write(
         ExportError: if the model cannot be called or converted, or the file is not right.
     """
     tolerance = TOLERANCE if tolerance is None else tolerance
+    return open_sizes.write(
+        signature, data, lambda sizes: _write(model, folder, sizes, data, tolerance)
+    )
+
+
+def _write(
+    model: keras.Model,
+    folder: Path,
+    signature: signatures.Signature,
+    data: list[np.ndarray] | None,
+    tolerance: float,
+) -> ExportResult:
     notes = ["ONNX has no sparse kernels that ONNX Runtime makes use of: the file is dense"]
     if data is None:
         data = signatures.random_arrays(model, signature, signatures.CHECK_SAMPLES)
@@ -78,23 +101,65 @@ def convert_here(
     """Writes the file where Keras runs on TensorFlow; returns why it could not, or `None`."""
     import onnx  # noqa: PLC0415
 
-    path = folder / NAME
     try:
-        with signatures.in_float32(model):
-            # Keras exports a model only once it has been called.
-            arrays = signatures.random_arrays(model, signature, 1)
-            signature.call(model, [keras.ops.convert_to_tensor(array) for array in arrays])
-            model.export(path, format="onnx", verbose=False)
+        with (
+            signatures.in_float32(model),
+            substitutes.in_place("onnx"),
+            tensorflow_graph.quiet(),
+        ):
+            content = _converted(tensorflow_graph.function_of(model, signature))
     except Exception as error:  # the converter raises anything
-        return f"{type(error).__name__}: {error}"[:300]
-    content = onnx.load(path)
+        return f"{processes.shortened(f'{type(error).__name__}: {error}')} {WAY_OUT}"
+    unknown = sorted(
+        {
+            f"{node.op_type} ({node.name})"
+            for node in _nodes(content.graph)
+            if not onnx.defs.has(node.op_type, node.domain)
+        }
+    )
+    if unknown:
+        return f"ONNX has no operation for {', '.join(unknown)}. {WAY_OUT}"
     for tensor in content.graph.initializer:
         array = onnx.numpy_helper.to_array(tensor)
         if array.dtype.kind == "f" and np.signbit(array[array == 0]).any():
             positive = np.where(array == 0, np.zeros((), array.dtype), array)
             tensor.CopyFrom(onnx.numpy_helper.from_array(positive, tensor.name))
-    onnx.save(content, path)
+    onnx.save(content, folder / NAME)
     return None
+
+
+def _converted(function: Any) -> Any:
+    """The ONNX model of a function; its inputs and outputs keep their names and their order."""
+    import tf2onnx  # noqa: PLC0415
+
+    from keras_hoyer import _keras  # noqa: PLC0415
+
+    _keras.patch_tf2onnx()
+    graph, inputs, outputs = tensorflow_graph.frozen(function)
+    names = {tensor: tensor.split(":")[0] for tensor in inputs}
+    order = list(function.get_concrete_function().structured_outputs)
+    # TensorFlow returns a dict in the order of its sorted keys.
+    places = dict(zip(sorted(order), outputs, strict=True))
+    for name in order:
+        taken = name in names.values()
+        names[places[name]] = f"{name}_output" if taken else name
+    content, _ = tf2onnx.convert.from_graph_def(
+        graph,
+        input_names=inputs,
+        output_names=[places[name] for name in order],
+        custom_op_handlers=onnx_operations.handlers(),
+        tensors_to_rename=names,
+    )
+    return content
+
+
+def _nodes(graph: Any) -> Iterator[Any]:
+    """The nodes of a graph and of the graphs inside them, such as the body of a loop."""
+    for node in graph.node:
+        yield node
+        for attribute in node.attribute:
+            for inner in (attribute.g, *attribute.graphs):
+                yield from _nodes(inner)
 
 
 def _tensors(path: Path) -> list[StoredTensor]:

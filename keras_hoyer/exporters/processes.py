@@ -6,8 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import keras
 import numpy as np
@@ -19,6 +20,9 @@ from keras_hoyer.exporters.results import Candidate, ExportError
 # its own as stuck.
 RUN_TIMEOUT = 120
 CONVERT_TIMEOUT = 3600
+
+# How much of what a process says is searched for its last line.
+LAST_BYTES = 65536
 
 SCRIPT = str(Path(__file__).with_name("_run_file.py"))
 
@@ -44,23 +48,20 @@ def convert_on_tensorflow(
 
     Raises:
         ExportError: if the process cannot load the model.
+        OSError: if the disk is full.
     """
     try:
         model.save(folder / "model.keras")
+    except OSError:
+        raise
     except Exception as error:  # custom layers raise anything
         raise ExportError("convert", f"Keras cannot save the model: {error}") from error
     job = {**job, "inputs": [dataclasses.asdict(spec) for spec in signature.inputs]}
     (folder / "job.json").write_text(json.dumps(job))
     if calibration is not None:
         np.savez(folder / "calibration.npz", *calibration)
-    environment = {
-        **os.environ,
-        "KERAS_BACKEND": "tensorflow",
-        "CUDA_VISIBLE_DEVICES": "-1",
-        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
-    }
     failure = run_process(
-        ["-m", "keras_hoyer.exporters._convert", str(folder)], CONVERT_TIMEOUT, environment
+        ["-m", "keras_hoyer.exporters._convert", str(folder)], CONVERT_TIMEOUT, on_tensorflow()
     )
     if failure:
         raise ExportError(
@@ -70,6 +71,16 @@ def convert_on_tensorflow(
         )
     reason = folder / "failure.txt"
     return reason.read_text() if reason.exists() else None
+
+
+def on_tensorflow() -> dict[str, str]:
+    """The environment of a process in which Keras runs on TensorFlow, and imports what we can."""
+    return {
+        **os.environ,
+        "KERAS_BACKEND": "tensorflow",
+        "CUDA_VISIBLE_DEVICES": "-1",
+        "PYTHONPATH": os.pathsep.join(path or os.getcwd() for path in sys.path),
+    }
 
 
 def check(
@@ -146,22 +157,45 @@ def run_process(
     arguments: list[str], timeout: float, environment: dict[str, str] | None = None
 ) -> str | None:
     """Runs Python in a process of its own; returns what went wrong, or `None`."""
-    try:
-        done = subprocess.run(
-            [sys.executable, *arguments],
-            check=False,
-            capture_output=True,
-            text=True,
-            errors="replace",
-            timeout=timeout,
-            stdin=subprocess.DEVNULL,
-            env=environment,
-        )
-    except subprocess.TimeoutExpired:
-        return f"hung: stopped after {timeout:g} s"
-    if done.returncode < 0:
-        return f"crashed with {signal.Signals(-done.returncode).name}"
-    if done.returncode > 0:
-        lines = [line for line in done.stderr.splitlines() if line.strip()]
-        return f"failed: {lines[-1] if lines else f'exit code {done.returncode}'}"[:300]
+    # A file, not a pipe: it takes any amount, and a grandchild that lives on does not hold it up.
+    with tempfile.TemporaryFile() as errors:
+        try:
+            done = subprocess.run(
+                [sys.executable, *arguments],
+                check=False,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=errors,
+                timeout=timeout,
+                env=environment,
+            )
+        except subprocess.TimeoutExpired:
+            return f"hung: stopped after {timeout:g} s"
+        except OSError as error:
+            return f"could not be started: {error}"
+        if done.returncode < 0:
+            return f"crashed with {_signal_name(-done.returncode)}"
+        if done.returncode > 0:
+            return shortened(f"failed: {_last_line(errors) or f'exit code {done.returncode}'}")
     return None
+
+
+def _signal_name(number: int) -> str:
+    """The name of a signal; most real-time signals have none."""
+    try:
+        return signal.Signals(number).name
+    except ValueError:
+        return f"signal {number}" + (f" ({text})" if (text := signal.strsignal(number)) else "")
+
+
+def _last_line(errors: IO[bytes]) -> str:
+    errors.seek(max(0, errors.seek(0, os.SEEK_END) - LAST_BYTES))
+    lines = [line for line in errors.read().decode(errors="replace").splitlines() if line.strip()]
+    return lines[-1] if lines else ""
+
+
+def shortened(text: str, limit: int = 1000) -> str:
+    """A message without its middle where it is too long: a cause stands at either end."""
+    if len(text) <= limit:
+        return text
+    return f"{text[: limit // 2]} [...] {text[-limit // 2 :]}"

@@ -1,7 +1,17 @@
 """What an export hands back, and the error that says which step of it broke."""
 
 import dataclasses
+import math
+from collections.abc import Iterable, Sequence
 from pathlib import Path
+
+from keras_hoyer._tables import GAP, Rows, html_lines, html_table, shorten, text_table, wrap
+
+# What a line of the tables is no longer than, and how many kernels have a line each.
+WIDTH, MOST_KERNELS = 100, 20
+
+# Formats that deflate what they store, so that zeros make the files of dense tensors small as well.
+COMPRESSED = ("keras", "npz")
 
 
 class ExportError(RuntimeError):
@@ -9,16 +19,22 @@ class ExportError(RuntimeError):
 
     Attributes:
         step: the step that broke: `"outputs of the model"`, `"convert"`, `"check"` or `"write"`.
+        reason: what broke there, and what to do.
         candidates: tuple of `Candidate`, what was tried before giving up.
     """
 
     def __init__(self, step: str, reason: str, candidates: tuple["Candidate", ...] = ()) -> None:
         lines = [f"The export failed at the step '{step}': {reason}"]
         if candidates:
-            lines.append(_candidate_table(candidates))
+            lines.append(text_table(_candidate_rows(candidates), right=[1, 2]))
         super().__init__("\n".join(lines))
         self.step = step
+        self.reason = reason
         self.candidates = candidates
+
+    def extended(self, advice: str) -> "ExportError":
+        """The same error with a sentence more."""
+        return ExportError(self.step, f"{self.reason} {advice}", self.candidates)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,9 +77,9 @@ class StoredTensor:
     sparsity: float
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class ExportResult:
-    """A file that was written, run and found right; `print` shows it as a table.
+    """A file that was written, run and found right; shown as a table.
 
     Attributes:
         path: where the file is.
@@ -97,44 +113,109 @@ class ExportResult:
         """The result as plain Python values, ready for JSON."""
         return {**dataclasses.asdict(self), "path": str(self.path), "ratio": self.ratio}
 
+    def __repr__(self) -> str:
+        return (
+            f"ExportResult(path={str(self.path)!r}, bytes={self.bytes}, "
+            f"dense_bytes={self.dense_bytes}, max_error={self.max_error:.2g}, "
+            f"candidates: {len(self.candidates)}, tensors: {len(self.tensors)}, "
+            f"notes: {len(self.notes)})"
+        )
+
     def __str__(self) -> str:
-        lines = [
-            f"{self.path}: {self.bytes:,} bytes, {self.ratio:.2f} times smaller than dense "
-            f"({self.dense_bytes:,})",
-            f"largest error {self.max_error:.2g}, allowed {self.tolerance:.2g}",
-            "",
-            _candidate_table(self.candidates),
-        ]
-        kernels = [tensor for tensor in self.tensors if len(tensor.shape) > 1]
-        if kernels:
-            rows = [("tensor", "shape", "stored as", "zeros")]
-            rows += [
-                (t.name, str(t.shape), f"{t.dtype} {t.storage}", f"{t.sparsity:.1%}")
-                for t in kernels
+        candidates = text_table(_candidate_rows(self.candidates), right=[1, 2], width=WIDTH)
+        parts = ["\n".join(self._summary()), candidates]
+        if self._kernels():
+            rows, figures = self._kernel_rows()
+            parts.append(text_table(rows, figures))
+        if self.notes:
+            parts.append("\n".join(wrap(f"Note: {note}", WIDTH, " " * 6) for note in self.notes))
+        return "\n\n".join(parts)
+
+    def _repr_html_(self) -> str:
+        return "".join(
+            [
+                html_lines(*self._summary()),
+                html_table(_candidate_rows(self.candidates), right=[1, 2]),
+                html_table(*self._kernel_rows()) if self._kernels() else "",
+                html_lines(*(f"Note: {note}" for note in self.notes)),
             ]
-            lines += ["", table(rows)]
-        lines += ["", *(f"Note: {note}" for note in self.notes)] if self.notes else []
-        return "\n".join(lines)
+        )
+
+    def _summary(self) -> tuple[str, str]:
+        return (
+            f"{self.path}: {self.bytes:,} bytes{self._against_dense()}",
+            f"largest error {self.max_error:.2g}, allowed {self.tolerance:.2g}",
+        )
+
+    def _against_dense(self) -> str:
+        """How the size compares with the dense file's; nothing if it is that file's."""
+        if any(tensor.storage != "dense" for tensor in self.tensors):
+            other = "dense"
+        elif self.format in COMPRESSED:
+            other = "uncompressed"
+        else:
+            return ""
+        change = compare_sizes(self.bytes, self.dense_bytes)
+        return f", {change} {other} ({self.dense_bytes:,})"
+
+    def _kernels(self) -> list[StoredTensor]:
+        return [tensor for tensor in self.tensors if len(tensor.shape) > 1]
+
+    def _kernel_rows(self) -> tuple[Rows, Sequence[int]]:
+        """A row for each kernel, or for those that are stored alike if there are many.
+
+        With them the columns that hold figures.
+        """
+        kernels = self._kernels()
+        if len(kernels) > MOST_KERNELS:
+            return _grouped(kernels), (1, 2, 3)
+        rows = [
+            (t.name, " x ".join(map(str, t.shape)), f"{t.dtype} {t.storage}", f"{t.sparsity:.1%}")
+            for t in kernels
+        ]
+        rows = [("tensor", "shape", "stored as", "zeros"), *rows]
+        others = sum(max(len(row[i]) for row in rows) for i in (1, 2, 3)) + 3 * len(GAP)
+        return [(shorten(name, WIDTH - others), *rest) for name, *rest in rows], (3,)
 
 
-def _candidate_table(candidates: tuple[Candidate, ...]) -> str:
+def _grouped(kernels: Iterable[StoredTensor]) -> Rows:
+    groups: dict[str, list[StoredTensor]] = {}
+    for tensor in kernels:
+        groups.setdefault(f"{tensor.dtype} {tensor.storage}", []).append(tensor)
+    rows = [("stored as", "tensors", "elements", "zeros")]
+    for stored, tensors in groups.items():
+        sizes = [math.prod(tensor.shape) for tensor in tensors]
+        zeros = sum(size * t.sparsity for size, t in zip(sizes, tensors, strict=True))
+        share = zeros / max(1, sum(sizes))
+        rows.append((stored, f"{len(tensors):,}", f"{sum(sizes):,}", f"{share:.1%}"))
+    return rows
+
+
+def _candidate_rows(candidates: tuple[Candidate, ...]) -> Rows:
     timed = any(c.milliseconds is not None for c in candidates)
     rows = [("candidate", "bytes", "error", *(["ms"] if timed else []), "outcome")]
     for c in candidates:
         cells = [c.name, _cell(c.bytes, ","), _cell(c.max_error, ".2g")]
         cells += [_cell(c.milliseconds, ".3f")] if timed else []
         rows.append((*cells, c.outcome))
-    return table(rows)
+    return rows
 
 
 def _cell(value: float | None, spec: str) -> str:
     return "" if value is None else format(value, spec)
 
 
-def table(rows: list[tuple[str, ...]]) -> str:
-    """Rows of cells as lines with aligned columns."""
-    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
-    return "\n".join(
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    )
+def compare_sizes(size: int, other: int) -> str:
+    """How much smaller or larger a size is than another one.
+
+    >>> compare_sizes(500, 1200), compare_sizes(1300, 1000)
+    ('2.40 times smaller than', '1.30 times larger than')
+    >>> compare_sizes(990, 1000), compare_sizes(70001, 70000)
+    ('1.0% smaller than', 'as large as')
+    """
+    times = max(size, other) / min(size, other)
+    share = f"{times - 1:.1%}" if size > other else f"{1 - 1 / times:.1%}"
+    if share == "0.0%":
+        return "as large as"
+    change = f"{times:.2f} times" if times >= 1.1 else share
+    return f"{change} {'smaller' if size < other else 'larger'} than"

@@ -5,6 +5,8 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_hoyer.graph.opening import has_graph
+
 # XNNPACK runs 1x1 convolutions sparsely when more than this share of their weights is zero.
 LEAST_SPARSITY = 2 / 3
 
@@ -18,7 +20,7 @@ class Condition:
     advice: str = ""
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(frozen=True, repr=False)
 class SparseInferenceReport:
     """All conditions; true as a whole if each is met.
 
@@ -32,6 +34,10 @@ class SparseInferenceReport:
 
     def __bool__(self) -> bool:
         return all(condition.met for condition in self.conditions)
+
+    def __repr__(self) -> str:
+        met = sum(condition.met for condition in self.conditions)
+        return f"SparseInferenceReport({self.target!r}, met: {met} of {len(self.conditions)})"
 
     def __str__(self) -> str:
         verdict = "can" if self else "cannot"
@@ -77,7 +83,7 @@ def check_sparse_inference(model: keras.Model, target: str = "arm64") -> SparseI
             "Invalid value for argument `target`. Expected 'arm64', the one target on which "
             f"sparse convolutions are known to run. Received: target={target!r}"
         )
-    if not isinstance(model, keras.Model) or not getattr(model, "operations", None):
+    if not isinstance(model, keras.Model) or not has_graph(model):
         raise ValueError(
             "Invalid value for argument `model`. Expected a built Sequential or functional model, "
             f"whose graph can be read. Received: model={model!r}"

@@ -20,24 +20,30 @@ all next ones, which deflates better. In `.npz` the header is the member `header
 the metadata entry `header`. -0.0 is stored as +0.0.
 """
 
+import collections
 import importlib.util
 import json
 import math
 import os
-import zipfile
 import zlib
-from collections.abc import Callable
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import keras
-import ml_dtypes
 import numpy as np
 
+from keras_hoyer._keras import flatten_layers
+from keras_hoyer.exporters import limits, sparse_file
 from keras_hoyer.exporters.results import Candidate, ExportError, ExportResult, StoredTensor
-
-FORMAT = "keras_hoyer sparse weights"
-VERSION = 1
+from keras_hoyer.exporters.sparse_encoding import (
+    Entry,
+    checksum,
+    dtype_of,
+    encode,
+    is_native,
+    planes_of,
+)
 
 # Rounding to float16 moves a weight by at most 2**-11 of its size.
 TOLERANCES = {None: 0.0, "float16": 1e-3}
@@ -87,18 +93,18 @@ def write(
                     f"would be {error:.2g} of the largest weight, {tolerance:.2g} is allowed.",
                 )
             max_error = max(max_error, error)
-        encoding, parts = _encode(values, bool(sparse), size)
+        encoding, parts = encode(values, bool(sparse), size)
         entries.append(
-            {
-                "path": variable.path,
-                "name": variable.name,
-                "shape": list(values.shape),
-                "dtype": original.dtype.name,
-                "stored": values.dtype.name,
-                "encoding": encoding,
-                "count": len(parts["values"]),
-                "crc32": _checksum(values),
-            }
+            Entry(
+                path=variable.path,
+                name=variable.name,
+                shape=values.shape,
+                dtype=original.dtype.name,
+                stored=values.dtype.name,
+                encoding=encoding,
+                count=len(parts["values"]),
+                crc32=checksum(values),
+            )
         )
         parts[f"values.{values.dtype.name}"] = parts.pop("values")
         for part, array in parts.items():
@@ -113,11 +119,14 @@ def write(
                 float(np.mean(values == 0)) if values.size else 0.0,
             )
         )
-    header = json.dumps({"format": FORMAT, "version": VERSION, "tensors": entries})
-    planes = {name: _planes(np.concatenate(parts)) for name, parts in arrays.items()}
-    (_write_npz if compressed else _write_safetensors)(path, header, planes)
+    tensors = [entry.to_json() for entry in entries]
+    header = json.dumps(
+        {"format": sparse_file.FORMAT, "version": sparse_file.VERSION, "tensors": tensors}
+    )
+    planes = {name: planes_of(np.concatenate(parts)) for name, parts in arrays.items()}
+    (sparse_file.write_npz if compressed else sparse_file.write_safetensors)(path, header, planes)
     try:
-        read = [array for _, array in _read(path)]
+        read = [array for _, array in _read_into(model.weights, path)]
     except ValueError as error:
         raise ExportError("check", f"the written file cannot be read back: {error}") from error
     for variable, want, got in zip(model.weights, wanted, read, strict=True):
@@ -151,9 +160,11 @@ def load_sparse_weights(model: keras.Model, filepath: str | os.PathLike) -> None
         filepath: a file that `export` wrote, `.npz` or `.safetensors`.
 
     Raises:
-        ValueError: if the file is damaged, truncated, of another version or of another model. The
-            model is then unchanged.
+        ValueError: if the file is damaged, truncated, of another version or of another model, or
+            says that it holds more than the model.
         FileNotFoundError: if there is no such file.
+
+    Whatever is raised, the model is as it was.
 
     Example:
     >>> import keras, tempfile
@@ -168,40 +179,40 @@ def load_sparse_weights(model: keras.Model, filepath: str | os.PathLike) -> None
     True
     """
     path = Path(filepath)
-    tensors = _read(path)
     if not getattr(model, "built", False):
         raise ValueError(
             "Invalid value for argument `model`. Expected a model that is built. "
             f"Received: model={model!r}. Call it on data, or `build` it with an input shape."
         )
     variables = model.weights
-    if len(variables) != len(tensors):
-        _refuse(path, f"it holds {len(tensors)} weights, the model has {len(variables)}")
-    for variable, (entry, array) in zip(variables, tensors, strict=True):
-        theirs = (entry["name"], array.shape, array.dtype.name)
-        ours = (variable.name, tuple(variable.shape), _dtype_name(variable))
-        if theirs != ours:
-            _refuse(
-                path,
-                f"it belongs to another model: its {entry['path']} {theirs[1:]} would go into "
-                f"{variable.path} {ours[1:]}",
-            )
-    for variable, (_, array) in zip(variables, tensors, strict=True):
-        variable.assign(array)
+    unbuilt = [layer.name for layer in flatten_layers(model) if not layer.built]
+    arrays = [array for _, array in _read_into(variables, path, unbuilt)]
+    before: list[np.ndarray] = []
+    try:
+        for variable, array in zip(variables, arrays, strict=True):
+            before.append(_array_of(variable))
+            variable.assign(array)
+    except BaseException:  # no memory on the device, or Ctrl-C
+        for variable, array in zip(variables, before, strict=False):
+            variable.assign(array)
+        raise
 
 
-def scipy_matrices(filepath: str | os.PathLike) -> dict[str, Any]:
+def scipy_matrices(filepath: str | os.PathLike, max_bytes: int | None = None) -> dict[str, Any]:
     """The weights of two or more axes of an exported file, as SciPy matrices.
 
     Args:
         filepath: a file that `export` wrote, `.npz` or `.safetensors`.
+        max_bytes: the most that the dense weights may take, since a file may say that it holds
+            anything. Default: 100 times the file, and 256 MiB at least.
 
     Returns:
         A dict from the weight's path to a `scipy.sparse.csr_array` of shape `(product of the other
-        axes, last axis)`; for a dense kernel `x @ matrix` is what the layer computes.
+        axes, last axis)`; for a dense kernel `x @ matrix` is what the layer computes. Of weights
+        with the same path the second is named `path (2)`, and so on.
 
     Raises:
-        ValueError: if the file is not whole.
+        ValueError: if the file is not whole, or its weights take more than `max_bytes`.
         ImportError: if SciPy is missing.
 
     Example:
@@ -217,17 +228,55 @@ def scipy_matrices(filepath: str | os.PathLike) -> dict[str, Any]:
         raise ImportError("SciPy matrices need SciPy: pip install keras-hoyer[scipy]")
     from scipy import sparse  # noqa: PLC0415
 
-    matrices = {}
-    for entry, array in _read(Path(filepath)):
+    path = Path(filepath)
+
+    def accept(entries: list[Entry]) -> None:
+        dense = sum(entry.size * dtype_of(entry.dtype).itemsize for entry in entries)
+        limit = limits.most_bytes(path.stat().st_size) if max_bytes is None else max_bytes
+        if dense > limit:
+            raise sparse_file.Refusal(
+                f"its weights take {dense:,} bytes when dense, {limit:,} are allowed: pass "
+                "`max_bytes` if you trust it"
+            )
+
+    matrices: dict[str, Any] = {}
+    seen: collections.Counter = collections.Counter()
+    for entry, array in sparse_file.read(path, accept):
+        seen[entry.path] += 1
         if array.ndim > 1:
-            matrix = array.reshape(-1, array.shape[-1])
-            if not _is_native(matrix.dtype) or matrix.dtype == np.float16:
+            matrix = array.reshape(math.prod(array.shape[:-1]), array.shape[-1])
+            if not is_native(matrix.dtype) or matrix.dtype == np.float16:
                 matrix = matrix.astype("float32")
-            matrices[entry["path"]] = sparse.csr_array(matrix)
+            number = f" ({seen[entry.path]})" if seen[entry.path] > 1 else ""
+            matrices[entry.path + number] = sparse.csr_array(matrix)
     return matrices
 
 
-# --- one tensor ---------------------------------------------------------------------------------
+def _read_into(
+    variables: list[Any], path: Path, unbuilt: list[str] | None = None
+) -> Iterator[sparse_file.Tensor]:
+    """The tensors of a file, once its header is found to be that of these variables."""
+
+    def accept(entries: list[Entry]) -> None:
+        if len(variables) != len(entries):
+            hint = f"; {', '.join(unbuilt)} of it are not built: call it on data" if unbuilt else ""
+            raise sparse_file.Refusal(
+                f"it holds {len(entries)} weights, the model has {len(variables)}{hint}"
+            )
+        for variable, entry in zip(variables, entries, strict=True):
+            theirs = (entry.name, entry.shape, entry.dtype)
+            ours = (variable.name, tuple(variable.shape), _dtype_name(variable))
+            if theirs != ours:
+                raise sparse_file.Refusal(
+                    f"it belongs to another model: its {entry.path} {theirs[1:]} would go into "
+                    f"{variable.path} {ours[1:]}"
+                )
+
+    dense_bytes = sum(
+        math.prod(variable.shape) * dtype_of(_dtype_name(variable)).itemsize
+        for variable in variables
+    )
+    return sparse_file.read(path, accept, most_bytes=2 * dense_bytes)
 
 
 def tensors_of(model: keras.Model) -> tuple[StoredTensor, ...]:
@@ -242,8 +291,12 @@ def tensors_of(model: keras.Model) -> tuple[StoredTensor, ...]:
 
 def values_of(variable: Any) -> np.ndarray:
     """A weight as NumPy array of its own dtype, -0.0 turned into +0.0."""
+    return _with_positive_zeros(_array_of(variable))
+
+
+def _array_of(variable: Any) -> np.ndarray:
     array = np.asarray(keras.ops.convert_to_numpy(keras.ops.convert_to_tensor(variable)))
-    return _with_positive_zeros(array.astype(_dtype(_dtype_name(variable))))
+    return array.astype(dtype_of(_dtype_name(variable)))
 
 
 def _dtype_name(variable: Any) -> str:
@@ -264,160 +317,5 @@ def _rounding_error(original: np.ndarray, rounded: np.ndarray) -> float:
     return float(difference / (np.abs(original[finite]).max(initial=0) or 1))
 
 
-def _encode(
-    values: np.ndarray, sparse: bool, size: Callable[[np.ndarray], int]
-) -> tuple[str, dict[str, np.ndarray]]:
-    """The smallest encoding; the values are the same in both sparse ones, so indices decide."""
-    nonzero = values != 0
-    kept = values[nonzero]
-    zero_bytes = (values.size - len(kept)) * values.dtype.itemsize
-    dense = {"values": values.reshape(-1)}
-    if not sparse or not zero_bytes:
-        return "dense", dense
-    indices = {"bitmask": {"mask": np.packbits(nonzero.reshape(-1), bitorder="little")}}
-    if values.ndim > 1:
-        matrix = nonzero.reshape(-1, values.shape[-1])
-        rows, columns = np.nonzero(matrix)
-        starts = np.concatenate([[0], np.cumsum(np.bincount(rows, minlength=len(matrix)))])
-        indices["csr"] = {
-            "indices": columns.astype(np.min_scalar_type(matrix.shape[1] - 1)),
-            "indptr": starts.astype(np.min_scalar_type(len(kept))),
-        }
-    sizes = {name: sum(size(_planes(a)) for a in parts.values()) for name, parts in indices.items()}
-    best = min(sizes, key=sizes.get)
-    return (
-        (best, {"values": kept, **indices[best]}) if sizes[best] < zero_bytes else ("dense", dense)
-    )
-
-
-def _decode(entry: dict, take: Callable[[str, int], np.ndarray]) -> np.ndarray:
-    """The dense array; `take(name, n)` gives the next n elements of an array of the file."""
-    shape, stored = tuple(entry["shape"]), _dtype(entry["stored"])
-    size = math.prod(shape)
-    values = take(f"values.{stored.name}", entry["count"]).view(stored)
-    array = np.zeros(size, stored)
-    if entry["encoding"] == "dense":
-        array[:] = values
-    elif entry["encoding"] == "bitmask":
-        mask = take("mask", -(-size // 8))
-        array[np.unpackbits(mask, count=size, bitorder="little").astype(bool)] = values
-    else:
-        matrix = array.reshape(-1, shape[-1])
-        starts = take("indptr", len(matrix) + 1).astype(np.int64)
-        rows = np.repeat(np.arange(len(matrix)), np.diff(starts))
-        matrix[rows, take("indices", entry["count"])] = values
-    array = array.reshape(shape)
-    if _checksum(array) != entry["crc32"]:
-        raise ValueError("its checksum is wrong")
-    return array.astype(_dtype(entry["dtype"]))
-
-
-def _planes(array: np.ndarray) -> np.ndarray:
-    """Bytes of shape `(size of an element, elements)`."""
-    little = array.astype(array.dtype.newbyteorder("<")) if _is_native(array.dtype) else array
-    return np.ascontiguousarray(little.view("uint8").reshape(-1, array.itemsize).T)
-
-
-def _elements(planes: np.ndarray) -> np.ndarray:
-    """The little-endian unsigned integers that `_planes` took apart."""
-    return np.ascontiguousarray(planes.T).view(f"<u{planes.shape[0]}").reshape(-1)
-
-
-def _is_native(dtype: np.dtype) -> bool:
-    return dtype.isbuiltin == 1
-
-
-def _dtype(name: str) -> np.dtype:
-    return np.dtype(getattr(ml_dtypes, name, name))
-
-
-def _checksum(array: np.ndarray) -> int:
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view("uint8"))
-
-
 def _deflated_size(array: np.ndarray) -> int:
     return len(zlib.compress(array))
-
-
-# --- the file -----------------------------------------------------------------------------------
-
-
-def _write_npz(path: Path, header: str, arrays: dict[str, np.ndarray]) -> None:
-    members = {"header": np.frombuffer(header.encode(), "uint8"), **arrays}
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=9) as archive:
-        for name, array in members.items():
-            with archive.open(f"{name}.npy", "w", force_zip64=array.nbytes > 2**30) as member:
-                np.lib.format.write_array(member, array, allow_pickle=False)
-
-
-def _write_safetensors(path: Path, header: str, arrays: dict[str, np.ndarray]) -> None:
-    from safetensors.numpy import save_file  # noqa: PLC0415
-
-    save_file(arrays, path, {"header": header})
-
-
-def _read(path: Path) -> list[tuple[dict, np.ndarray]]:
-    """All entries with their dense arrays.
-
-    Raises:
-        ValueError: if anything about the file is wrong.
-    """
-    if not path.exists():
-        raise FileNotFoundError(f"There is no file of sparse weights at {path}")
-    if path.suffix == ".safetensors":
-        header, arrays = _open_safetensors(path)
-    else:
-        header, arrays = _open_npz(path)
-    if not isinstance(header, dict) or header.get("format") != FORMAT:
-        _refuse(path, "it is no file of sparse weights")
-    if header.get("version") != VERSION:
-        _refuse(
-            path,
-            f"its format version is {header.get('version')}, this keras_hoyer reads {VERSION}",
-        )
-    positions = dict.fromkeys(arrays, 0)
-
-    def take(name: str, count: int) -> np.ndarray:
-        start = positions[name]
-        positions[name] = start + count
-        return _elements(arrays[name][:, start : start + count])
-
-    tensors = []
-    try:
-        for entry in header["tensors"]:
-            tensors.append((entry, _decode(entry, take)))
-        if any(positions[name] != array.shape[1] for name, array in arrays.items()):
-            raise ValueError("there is more in it than its header says")
-    except Exception as error:  # contradictions raise anything
-        _refuse(path, f"it is damaged at weight {len(tensors)}: {error}")
-    return tensors
-
-
-def _open_npz(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
-    try:
-        with np.load(path, allow_pickle=False) as stored:
-            arrays = {name: stored[name] for name in stored.files}
-        header = bytes(arrays.pop("header", np.zeros(0, "uint8"))).decode() or "null"
-        return json.loads(header), arrays
-    except Exception as error:  # a damaged archive raises anything
-        return _refuse(path, f"it is damaged or truncated, or no such file at all: {error}")
-
-
-def _open_safetensors(path: Path) -> tuple[Any, dict[str, np.ndarray]]:
-    if importlib.util.find_spec("safetensors") is None:
-        raise ImportError(
-            "Files that end in `.safetensors` need an extra: pip install keras-hoyer[safetensors]"
-        )
-    import safetensors  # noqa: PLC0415
-
-    try:
-        with safetensors.safe_open(path, "numpy") as stored:
-            header = (stored.metadata() or {}).get("header", "null")
-            arrays = {name: stored.get_tensor(name) for name in stored.keys()}  # noqa: SIM118
-        return json.loads(header), arrays
-    except (safetensors.SafetensorError, ValueError, OSError) as error:
-        return _refuse(path, f"it is damaged or truncated, or no such file at all: {error}")
-
-
-def _refuse(path: Path, reason: str) -> Any:
-    raise ValueError(f"Cannot load sparse weights from {path}: {reason}. Nothing was changed.")

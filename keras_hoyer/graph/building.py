@@ -140,8 +140,7 @@ class Builder:
                 return new, outputs
         raise ShrinkError(
             f"{type(old).__name__} '{old.name}' has to be built anew, as channels of its weights "
-            f"or its inputs go, and its config does not make it: {reasons[0]}\nGive the class a "
-            "`get_config` with all arguments of `__init__`, or keep the channels around it."
+            f"or its inputs go, and its config does not make it: {reasons[0]}\n{_advice()}"
         )
 
     def _ways(self, old: Any) -> Iterator[Callable[[Any], Any]]:
@@ -338,6 +337,19 @@ class Builder:
         values = self.cut(variable, ops.convert_to_numpy(variable))
         factor = self.graph.factor(variable, self.size)
         return values if factor == 1 else (values * factor).astype(values.dtype)
+
+
+def _advice() -> str:
+    if keras.distribution.distribution() is None:
+        return (
+            "Give the class a `get_config` with all arguments of `__init__`, or keep the channels "
+            "around it."
+        )
+    return (
+        "Where it is the mesh that does not divide a width: prune with `patterns.Channel("
+        "multiple_of=n)`, n being the size of the mesh's axis, or load the model and shrink it "
+        "in a process without a distribution."
+    )
 
 
 def _is_graph(operation: Any) -> bool:

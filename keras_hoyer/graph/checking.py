@@ -96,9 +96,8 @@ def _inputs(model: keras.Model, function: Any, sample: Any) -> tuple[Arrays | No
     if not any(dtype == "string" for _, dtype in specs):
         open_axes = any(size is None for shape, _ in specs for size in shape[1:])
         # A net of images may need more than the steps of a sequence, and a table have fewer rows.
-        for unknown, limit in ((32, 10), (8, 10), (128, 10), (256, 10), (8, 2)):
-            if unknown != 32 and limit == 10 and not open_axes:
-                continue
+        tries = [(n, None) for n in ((32, 8, 128, 256) if open_axes else (32,))]
+        for unknown, limit in (*tries, (32, 2), (8, 2)):
             inputs = random_arrays(function, specs, SAMPLES, unknown, limit)
             try:
                 return inputs, _run(model, inputs)

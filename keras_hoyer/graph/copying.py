@@ -96,29 +96,42 @@ class Copier:
         return new
 
     def _copied(self, value: Any) -> Any:
-        if isinstance(value, keras.Layer):
-            graph = isinstance(value, keras.Model) and has_graph(value)
-            return self.model(value) if graph else self.layer(value)
-        if isinstance(value, keras.Variable):
-            new = _keras.copy_variable(value)
-            new.regularizer = without_own(value.regularizer)
-            new.constraint = without_own(value.constraint)
-            return new
-        if isinstance(value, (keras.Metric, keras.optimizers.Optimizer)):
-            return copy_from_config(value)
-        if isinstance(value, keras.random.SeedGenerator):
-            new = copy.copy(value)
-            new.state = self.twin(value.state)
-            return new
-        if isinstance(value, types.FunctionType):
-            return self._function(value)
-        if isinstance(value, np.ndarray):
-            return value.copy()
-        if isinstance(value, keras.KerasTensor) or hasattr(value, "named_parameters"):
-            raise CannotCopy(f"it holds a {type(value).__name__}")  # its graph, or a torch module
+        for kinds, copied in self._ways:
+            if isinstance(value, kinds):
+                return copied(value)
+        if hasattr(value, "named_parameters"):
+            raise CannotCopy(f"it holds the torch module {type(value).__name__}")
         if keras.backend.backend() == "torch" and ops.is_tensor(value):
             return value.detach().clone()
         return without_own(value)
+
+    @property
+    def _ways(self) -> list[tuple[Any, Callable[[Any], Any]]]:
+        """How each kind of object is copied."""
+        return [
+            (keras.Layer, self._layer_or_model),
+            (keras.Variable, self._variable),
+            ((keras.Metric, keras.optimizers.Optimizer), copy_from_config),
+            (keras.random.SeedGenerator, self._seed_generator),
+            (types.FunctionType, self._function),
+            (np.ndarray, np.copy),
+            (keras.KerasTensor, _refuse),
+        ]
+
+    def _layer_or_model(self, layer: keras.Layer) -> keras.Layer:
+        graph = isinstance(layer, keras.Model) and has_graph(layer)
+        return self.model(layer) if graph else self.layer(layer)
+
+    def _variable(self, variable: keras.Variable) -> keras.Variable:
+        new = _keras.copy_variable(variable)
+        new.regularizer = without_own(variable.regularizer)
+        new.constraint = without_own(variable.constraint)
+        return new
+
+    def _seed_generator(self, generator: keras.random.SeedGenerator) -> keras.random.SeedGenerator:
+        new = copy.copy(generator)
+        new.state = self.twin(generator.state)
+        return new
 
     def _function(self, function: types.FunctionType) -> types.FunctionType:
         if global_state(function):
@@ -138,6 +151,10 @@ class Copier:
             if old != types.CellType():
                 cell.cell_contents = self.value(old.cell_contents)
         return new
+
+
+def _refuse(tensor: keras.KerasTensor) -> None:
+    raise CannotCopy(f"it holds the symbolic tensor {tensor.name}, and so a whole graph")
 
 
 def without_own(value: Any) -> Any:

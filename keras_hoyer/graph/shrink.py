@@ -19,20 +19,39 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
 
     A channel goes, with everything that lives and dies with it, if at each place where it is read
     it is a constant whose effect a bias can take up (zero has none), or nothing that stays depends
-    on it. The weights, names, dtype policies, trainable flags and compile settings are carried
-    over, and the masks of what is left. The penalties of keras_hoyer are left behind, so that
-    the result loads without keras_hoyer where no mask is left to hold. At least one channel of each
-    layer stays. The new optimizer starts afresh.
+    on it. At least one channel of each layer stays.
+
+    All else is kept: weights, names, dtype policies, trainable flags, the masks of what is left,
+    compile settings, and what layers hold outside weights and config: adapted statistics,
+    vocabularies, states of recurrent layers and random generators, attributes set after
+    construction. Layers that share a variable, as a tied head and its embedding, keep their widths
+    and go on sharing it. The penalties of keras_hoyer are left behind, so that the result loads
+    without keras_hoyer where no mask is left to hold. The new optimizer starts afresh.
+
+    The new model has layers of its own, built from their configs. A layer of which nothing changes
+    is copied as an object where its config does not make it again, and where that is not possible
+    either, both models hold it, which a warning says.
+
+    Before it is returned the new model is run beside the old one, on a small batch of random inputs
+    or on `sample`. Where they differ by more than 1e-4 of the largest output, both are run again in
+    float64, and what a change of the last digit of weights and inputs does to the model itself
+    is allowed for. Inputs that cannot be made, such as strings, are said in a warning.
 
     Args:
         model: a built Sequential or functional model, nested models included, or a subclassed one
             that can be called on symbolic inputs. It is not changed.
+        check: whether to compare the outputs. Defaults to `True`.
+        sample: a batch of inputs to compare them on: an array, or a list or dict of arrays like the
+            model's inputs, of which at most 32 samples are used. Defaults to `None`: random ones.
 
     Returns:
         A Sequential model for a Sequential one, else a functional one.
 
     Raises:
-        ValueError: if the model is not built, or its graph cannot be seen.
+        ShrinkError: a `ValueError`, if the smaller model gives other outputs, which names the first
+            layer whose outputs differ; or if a layer that changes cannot be built from its config.
+        ValueError: if the model is not built, its graph cannot be seen, or it cannot be called on
+            `sample`.
 
     >>> model = keras.Sequential([
     ...     keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])

@@ -130,19 +130,13 @@ def _is_variable(value: Any) -> bool:
     return isinstance(value, keras.Variable)
 
 
-def _is_function(value: Any) -> bool:
-    return isinstance(value, types.FunctionType)
-
-
 def _same(one: Any, two: Any, depth: int = 4) -> bool:
-    """Whether two values are equal as far as a layer can tell; what has state of its own is."""
+    """Whether two values are equal as far as can be told; what has state of its own counts so."""
     one, two = without_own(one), without_own(two)
     if one is two or depth == 0:
         return True
-    if isinstance(one, (keras.Variable, keras.Layer, keras.Metric, keras.random.SeedGenerator)):
-        return two is not _MISSING
-    if _is_function(one) and _is_function(two):
-        return one.__code__ == two.__code__ and one.__globals__ is two.__globals__
+    if two is _MISSING:
+        return False
     if isinstance(one, np.ndarray) or ops.is_tensor(one):
         return _same_array(one, two)
     if isinstance(one, dict) and isinstance(two, dict):
@@ -150,16 +144,23 @@ def _same(one: Any, two: Any, depth: int = 4) -> bool:
     if isinstance(one, (list, tuple)) and isinstance(two, (list, tuple)):
         pairs = zip(one, two, strict=False)
         return len(one) == len(two) and all(_same(a, b, depth - 1) for a, b in pairs)
+    return _same_object(one, two, depth)
+
+
+def _same_object(one: Any, two: Any, depth: int) -> bool:
+    if isinstance(one, (keras.Variable, keras.Layer, keras.Metric, keras.random.SeedGenerator)):
+        return True
     if type(one) is not type(two):
-        return isinstance(one, types.MethodType) and two is not _MISSING
-    if isinstance(one, (int, float, complex, str, bytes)):
-        return one == two or one != one  # noqa: PLR0124  (NaN)
+        return False
     if isinstance(one, types.MethodType):
-        return one.__func__ is two.__func__
-    own = vars(one) if hasattr(one, "__dict__") else None
-    if own is None or type(one).__module__.partition(".")[0] in _LIBRARIES:
-        return own is not None or bool(one == two)
-    return _same(own, vars(two), depth - 1)
+        one, two = one.__func__, two.__func__
+    if isinstance(one, types.FunctionType):
+        one, two = (one.__code__, id(one.__globals__)), (two.__code__, id(two.__globals__))
+    if type(one).__module__.partition(".")[0] in _LIBRARIES:
+        return True
+    if hasattr(one, "__dict__"):
+        return _same(vars(one), vars(two), depth - 1)
+    return bool(one == two) or bool(one != one)  # noqa: PLR0124  (NaN)
 
 
 def _same_array(one: Any, two: Any) -> bool:
@@ -167,6 +168,6 @@ def _same_array(one: Any, two: Any) -> bool:
         return False
     try:
         one, two = ops.convert_to_numpy(one), ops.convert_to_numpy(two)
-        return one.shape == two.shape and one.dtype == two.dtype and one.tobytes() == two.tobytes()
     except Exception:  # a tensor of a graph has no value to carry over
         return True
+    return one.shape == two.shape and one.dtype == two.dtype and one.tobytes() == two.tobytes()

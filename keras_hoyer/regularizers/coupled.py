@@ -2,123 +2,191 @@
 
 A channel of a residual stream, of a depthwise pair or of a concatenation is made and read by many
 kernels, and can be removed only from all of them. Its group is all those weights, but Keras calls
-one regularizer for one weight. So each kernel gets a part of the penalty: the parts hand in the
-squared norms of their slices, and the last one to be called returns the penalty of them all.
+one regularizer for one weight. So each kernel gets a part of the penalty. Of each group, the part
+of the first kernel that is being trained computes the penalty, and reads the other kernels itself:
+there is nothing that one call would have to leave for another.
 """
 
 import uuid
-import warnings
-import weakref
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import keras
 import numpy as np
 from keras import ops
 
+from keras_hoyer._keras import variables_whose_losses_are_read
 from keras_hoyer.graph import channel_groups
-from keras_hoyer.regularizers import GroupPenalty, Penalty
+from keras_hoyer.regularizers.base import Penalty
+from keras_hoyer.regularizers.groups import GroupPenalty
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels
 
+# Of a kernel, by its name within its layer: `(group, axis, indices)`, where `indices[c]` on `axis`
+# belong to channel `c` of the group.
 Slices = list[tuple[int, int, list[list[int]]]]
 
-
-class _Round:
-    """What the parts of one penalty have handed in since it was last computed."""
-
-    def __init__(self) -> None:
-        self.sums = {}
-        self.warned = False
-
-
-_rounds: weakref.WeakValueDictionary[str, _Round] = weakref.WeakValueDictionary()
+_ADVICE = (
+    "Call `keras_hoyer.regularize(model, ..., groups='coupled')` on the model as it is now, or "
+    "`keras_hoyer.strip(model)` to go on without the penalty."
+)
 
 
 @keras.saving.register_keras_serializable(package="keras_hoyer")
 class CoupledPart(Penalty):
     """One kernel's part of a penalty over coupled channels; made by `regularize`.
 
+    A part that comes from a config knows no kernels yet. It finds them when the losses of the model
+    that holds them all are read for the first time.
+
     Args:
         penalty: The group penalty, whose measure is taken of each group's channel norms.
         key: String that the parts of one penalty share.
-        part: Int, the number of this part.
-        parts: Int, how many there are.
-        sizes: List of ints: the number of channels of each group.
-        slices: List of `(group, axis, indices)`: the kernel's `indices[c]` on `axis` belong to
-            channel `c` of the group.
+        kernels: Int, how many kernels the penalty has.
+        slices: Dict from a kernel's name within its layer to its slices. The parts of an attention
+            layer share one config, which names several kernels.
+
+    Raises:
+        ValueError: When called, if the other kernels cannot be found.
     """
 
     def __init__(
         self,
-        penalty: GroupPenalty,
+        penalty: GroupPenalty | dict,
         key: str,
-        part: int,
-        parts: int,
-        sizes: Sequence[int],
-        slices: Slices,
+        kernels: int,
+        slices: Mapping[str, Slices],
     ) -> None:
         if isinstance(penalty, dict):
             penalty = keras.saving.deserialize_keras_object(penalty)
         super().__init__(penalty.factor)
         self.penalty = penalty
         self.key = key
-        self.part = part
-        self.parts = parts
-        self.sizes = list(sizes)
-        self.slices = slices
-        self._round = _rounds.setdefault(key, _Round())
+        self.kernels = kernels
+        self.slices = dict(slices)
+        self._variable: keras.Variable | None = None
+        self._coupling: _Coupling | None = None
 
     def __call__(self, x: Any) -> Any:
-        """Returns the whole penalty for the last part, and 0 for the others."""
-        sums = self._round.sums
-        if self.part in sums:
-            self._warn_of_incomplete(len(sums))
-            sums.clear()
-        sums[self.part] = self._sums_of_squares(ops.cast(x, "float32"))
-        if len(sums) < self.parts:
-            return ops.zeros((), "float32")
-        total = ops.zeros((), "float32")
-        for group in range(len(self.sizes)):
-            added = [part[group] for _, part in sorted(sums.items()) if group in part]
-            total = total + self.penalty.measure_of_squares(sum(added[1:], added[0]))
-        sums.clear()
-        return self.factor * total
+        """Returns the penalty of the groups that this kernel speaks for, a scalar tensor."""
+        if self._coupling is None:
+            return self._bind()(x)
+        return self.factor * self._coupling.measure(self, ops.convert_to_tensor(x))
+
+    def __deepcopy__(self, memo: dict) -> "CoupledPart":
+        """A part without kernels: a copy of a layer has no copies of the other layers."""
+        return type(self)(**self._arguments())
+
+    def __reduce__(self) -> tuple:
+        return type(self), tuple(self._arguments().values())
 
     def __repr__(self) -> str:
-        return f"CoupledPart({self.penalty!r}, part {self.part + 1} of {self.parts})"
+        return f"CoupledPart({self.penalty!r}, of {self.kernels} kernels)"
 
     def get_config(self) -> dict:
         """Returns the constructor's arguments as JSON values."""
         return {
+            **self._arguments(),
             "penalty": keras.saving.serialize_keras_object(self.penalty),
-            "key": self.key,
-            "part": self.part,
-            "parts": self.parts,
-            "sizes": self.sizes,
-            "slices": self.slices,
         }
 
-    def _sums_of_squares(self, weights: Any) -> dict[int, Any]:
-        """Sum of squares of each channel's weights in this kernel, by group."""
-        squares = ops.square(weights)
-        by_axis, sums = {}, {}
-        for group, axis, indices in self.slices:
-            if axis not in by_axis:
-                others = tuple(i for i in range(len(weights.shape)) if i != axis)
-                by_axis[axis] = ops.sum(squares, axis=others)
-            slices = ops.take(by_axis[axis], np.asarray(indices, "int32"), axis=0)
-            sums[group] = sums.get(group, 0.0) + ops.sum(slices, axis=-1)
-        return sums
+    def bind(self, variable: keras.Variable, coupling: "_Coupling") -> None:
+        """Tells the part which kernel it is of, and what the others are."""
+        self._variable = variable
+        self._coupling = coupling
 
-    def _warn_of_incomplete(self, received: int) -> None:
-        if not self._round.warned:
-            self._round.warned = True
-            warnings.warn(
-                f"The penalty over coupled channels saw {received} of its {self.parts} kernels and "
-                "counts as zero: the other layers are frozen, or were left out when the model was "
-                "saved. Call `regularize(..., groups='coupled')` again.",
-                stacklevel=3,
+    @property
+    def active(self) -> bool:
+        """Whether Keras calls the part: its kernel is being trained and still has it."""
+        return self._variable.trainable and self._variable.regularizer is self
+
+    def _arguments(self) -> dict:
+        names = ("penalty", "key", "kernels", "slices")
+        return {name: getattr(self, name) for name in names}
+
+    def _bind(self) -> "CoupledPart":
+        """Finds all kernels of the penalty; returns the part of the kernel that is asked for."""
+        variables, asked = variables_whose_losses_are_read()
+        found = [v for v in variables if getattr(v.regularizer, "key", None) == self.key]
+        parts = [variable.regularizer._part_of(variable) for variable in found]
+        if len(found) != self.kernels or None in parts or asked is None:
+            raise ValueError(
+                f"A penalty over coupled channels reaches over {self.kernels} kernels, of which "
+                f"{len(found)} are in what was asked for its losses. It was loaded or copied, and "
+                f"finds its kernels when the losses of the whole model are read. {_ADVICE}"
             )
+        for variable, part in zip(found, parts, strict=True):
+            variable.regularizer = part
+        _Coupling(self.penalty, parts, found)
+        return asked.regularizer
+
+    def _part_of(self, variable: keras.Variable) -> "CoupledPart | None":
+        """A part for one kernel of those that a config names; `None` if it does not name it."""
+        path = f"/{variable.path}"
+        named = [name for name in self.slices if path.endswith(f"/{name}")]
+        if not named:
+            return None
+        slices = {named[0]: self.slices[named[0]]}
+        return type(self)(self.penalty, self.key, self.kernels, slices)
+
+
+class _Coupling:
+    """What the parts of one penalty have in common: which slices make each group.
+
+    Args:
+        penalty: the group penalty.
+        parts: the part of each kernel, which is bound to it.
+        variables: the kernels.
+    """
+
+    def __init__(
+        self,
+        penalty: GroupPenalty,
+        parts: Sequence[CoupledPart],
+        variables: Sequence[keras.Variable],
+    ) -> None:
+        self.penalty = penalty
+        self.groups: dict[int, list[tuple[CoupledPart, int, np.ndarray | None]]] = {}
+        for part, variable in zip(parts, variables, strict=True):
+            part.bind(variable, self)
+            [slices] = part.slices.values()
+            for group, axis, indices in slices:
+                size = variable.shape[axis]
+                whole = np.array_equal(np.ravel(indices), np.arange(size)) and len(indices) == size
+                table = None if whole else np.asarray(indices, "int32")
+                self.groups.setdefault(group, []).append((part, axis, table))
+
+    def measure(self, speaker: CoupledPart, weights: Any) -> Any:
+        """The measure of the groups whose first active part is `speaker`, a float32 scalar.
+
+        Args:
+            speaker: the part that was called.
+            weights: its kernel as it was handed to it.
+        """
+        total = ops.zeros((), "float32")
+        read: dict[int, Any] = {id(speaker): weights}
+        sums: dict[tuple[int, int], Any] = {}
+        for slices in self.groups.values():
+            if next((part for part, _, _ in slices if part.active), None) is not speaker:
+                continue
+            squares = 0.0
+            for part, axis, indices in slices:
+                if (id(part), axis) not in sums:
+                    sums[id(part), axis] = _sums_of_squares(read, part, axis)
+                found = sums[id(part), axis]
+                if indices is not None:
+                    found = ops.sum(ops.take(found, indices, axis=0), axis=-1)
+                squares = squares + found
+            total = total + self.penalty.measure_of_squares(squares)
+        return total
+
+
+def _sums_of_squares(read: dict[int, Any], part: CoupledPart, axis: int) -> Any:
+    """Sum of squares of each slice of a kernel along `axis`; `read` keeps what was read of them."""
+    if id(part) not in read:
+        read[id(part)] = ops.convert_to_tensor(part._variable)
+    weights = ops.cast(read[id(part)], "float32")
+    others = tuple(i for i in range(len(weights.shape)) if i != axis)
+    return ops.sum(ops.square(weights), axis=others)
 
 
 def couple(
@@ -141,7 +209,7 @@ def couple(
     for number, group in enumerate(groups):
         for part in (*group.producing, *group.consuming):
             kernel = kernels.get(id(part.variable))
-            if kernel is not None and kernel.is_kernel and part.variable.trainable:
+            if kernel is not None and kernel.is_kernel:
                 entry = (number, part.axis, part.indices.tolist())
                 slices.setdefault(id(part.variable), []).append(entry)
     if not slices:
@@ -150,8 +218,26 @@ def couple(
             "a penalty over coupled channels to act on."
         )
     key = uuid.uuid4().hex
-    sizes = [group.channels for group in groups]
-    return [
-        (kernels[variable], CoupledPart(penalty, key, number, len(slices), sizes, entries))
-        for number, (variable, entries) in enumerate(slices.items())
+    chosen = [kernels[variable] for variable in slices]
+    parts = [
+        CoupledPart(penalty, key, len(slices), {kernel.name: entries})
+        for kernel, entries in zip(chosen, slices.values(), strict=True)
     ]
+    _Coupling(penalty, parts, [kernel.variable for kernel in chosen])
+    return list(zip(chosen, parts, strict=True))
+
+
+def keep_in_configs(chosen: Sequence[tuple[Weight, CoupledPart]]) -> None:
+    """Puts the parts of layers that have one config for several kernels together into it."""
+    shared: dict[tuple[int, str], list[tuple[Weight, CoupledPart]]] = {}
+    for kernel, part in chosen:
+        if len(kernel.carriers) > 1:
+            shared.setdefault((id(kernel.carriers[0][0]), kernel.carriers[0][1]), []).append(
+                (kernel, part)
+            )
+    for found in shared.values():
+        kernel, part = found[0]
+        slices = {name: entry for _, each in found for name, entry in each.slices.items()}
+        layer, prefix = kernel.carriers[0]
+        whole = CoupledPart(part.penalty, part.key, part.kernels, slices)
+        setattr(layer, f"{prefix}_regularizer", whole)

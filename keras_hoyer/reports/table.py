@@ -1,14 +1,24 @@
 """What is left of a model: counts, measures and zero channels, as data and as a table."""
 
 import math
+import textwrap
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import keras
 import numpy as np
 
 from keras_hoyer import measures
+from keras_hoyer._tables import html_lines, html_table, short_count, shorten, text_table
+from keras_hoyer.masks import known_mask
 from keras_hoyer.reports.account import Account
 from keras_hoyer.weights import LayerSelection, Weight, find_kernels
+
+# What a line of the table is no longer than, and what names are not cut below for it.
+WIDTH, SHORTEST_NAME = 120, 20
+
+# Headers that are wider than the figures below them.
+TWO_LINES = {"zero channels": ("zero", "channels"), "multiply-adds": ("multiply-", "adds")}
 
 
 @dataclass(frozen=True)
@@ -21,6 +31,9 @@ class KernelReport:
         total: Number of weights.
         nonzero: Number of weights that are not zero.
         sparsity: Share of the weights that is zero.
+        held: Number of zeros that a mask holds, through all training to come.
+        overwritten: Number of weights that a mask holds at zero and that are not zero, since they
+            were set anew: the next step of training makes them zero.
         hoyer: Normalised Hoyer sparsity, see `measures.hoyer_sparsity`.
         effective: Effective number of nonzero weights, see `measures.effective_count`.
         channels: Number of output channels.
@@ -38,6 +51,8 @@ class KernelReport:
     total: int
     nonzero: int
     sparsity: float
+    held: int
+    overwritten: int
     hoyer: float
     effective: float
     channels: int
@@ -47,14 +62,16 @@ class KernelReport:
     fixed: str | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Report:
-    """What is left of a model's kernels; `str()` gives a table, `to_dict()` JSON values.
+    """What is left of a model's kernels, shown as a table; `to_dict()` gives JSON values.
 
     Attributes:
         total: Number of weights in the kernels; biases and normalisation do not count.
         nonzero: Number of weights that are not zero.
         sparsity: Share of the weights that is zero.
+        held: Number of zeros that masks hold, through all training to come.
+        overwritten: Number of weights that masks hold at zero and that are not zero now.
         layers: A `KernelReport` for each kernel.
         parameters: Number of all parameters of the model, whatever layers were asked for.
         flops: Multiply-adds for one example, as `count_flops` counts them; with `layers`, those
@@ -66,6 +83,8 @@ class Report:
     total: int
     nonzero: int
     sparsity: float
+    held: int
+    overwritten: int
     layers: tuple[KernelReport, ...]
     parameters: int
     flops: int | None
@@ -76,46 +95,129 @@ class Report:
         """Returns the report as a dictionary of JSON values."""
         return asdict(self)
 
+    def __repr__(self) -> str:
+        return (
+            f"Report(total={self.total}, nonzero={self.nonzero}, sparsity={self.sparsity:.4}, "
+            f"kernels: {len(self.layers)})"
+        )
+
     def __str__(self) -> str:
-        header = ("kernel", "shape", "weights", "nonzero", "sparsity", "Hoyer", "effective")
-        rows = [(*header, "zero channels", "multiply-adds", "left")]
-        rows += [
-            (
-                layer.name,
-                " x ".join(map(str, layer.shape)),
-                f"{layer.total:,}",
-                f"{layer.nonzero:,}",
-                f"{layer.sparsity:.2%}",
-                f"{layer.hoyer:.3f}",
-                f"{layer.effective:,.0f}",
-                f"{layer.zero_channels:,} of {layer.channels:,}",
-                *_flops_cells(layer.flops, layer.flops_left),
-            )
-            for layer in self.layers
-        ]
-        rest = (self.flops or 0) - sum(layer.flops or 0 for layer in self.layers)
-        if rest:
-            left = (self.flops_left or 0) - sum(layer.flops_left or 0 for layer in self.layers)
-            rows.append(("products of tensors", *[""] * 7, f"{rest:,}", f"{left:,}"))
-        total = ("total", "", f"{self.total:,}", f"{self.nonzero:,}", f"{self.sparsity:.2%}")
-        rows.append((*total, "", "", "", *_flops_cells(self.flops, self.flops_left)))
-        widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-        lines = [
-            "  ".join(
-                # Names and shapes read from the left, figures from the right.
-                cell.ljust(width) if column < 2 else cell.rjust(width)
-                for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-            ).rstrip()
-            for row in rows
-        ]
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:-1], rule, lines[-1], *self._notes()])
+        text = _text(self._rows("{:,}".format))
+        if _width(text) > WIDTH:
+            text = _text(self._compact_rows(), compact=True)
+        return "\n".join([text, *(textwrap.fill(note, WIDTH) for note in self._notes())])
 
     def _notes(self) -> list[str]:
         """What the figures do not say."""
-        fixed = [f"{layer.name} ({layer.fixed})" for layer in self.layers if layer.fixed]
+        return [*self._notes_on_zeros(), *self._notes_on_channels()]
+
+    def _notes_on_channels(self) -> list[str]:
+        reasons: dict[str, list[str]] = {}
+        for layer in self.layers:
+            if layer.fixed:
+                reasons.setdefault(layer.fixed, []).append(layer.name)
+        fixed = [f"{', '.join(names)} ({reason})" for reason, names in reasons.items()]
         notes = [f"No channel can be removed from: {'; '.join(fixed)}."] if fixed else []
         return [*notes, f"At least: {self.at_least}"] if self.at_least else notes
+
+    def _repr_html_(self) -> str:
+        rows = self._rows("{:,}".format)
+        columns = list(rows[0])
+        cells = [columns, *([row[column] for column in columns] for row in rows)]
+        table = html_table(cells, right=_figures(columns), total=True)
+        return table + html_lines(*self._notes())
+
+    def _rows(self, number: Callable[[int], str]) -> list[dict[str, str]]:
+        """A row for each kernel and one for the total, from the columns' names to their cells."""
+        rows = [
+            {
+                "kernel": layer.name,
+                "shape": " x ".join(map(str, layer.shape)),
+                "weights": number(layer.total),
+                "nonzero": number(layer.nonzero),
+                "sparsity": f"{layer.sparsity:.2%}",
+                "held": number(layer.held),
+                "Hoyer": f"{layer.hoyer:.3f}",
+                "effective": number(round(layer.effective)),
+                "zero channels": f"{number(layer.zero_channels)} of {number(layer.channels)}",
+                "multiply-adds": "?" if layer.flops is None else number(layer.flops),
+                "left": "?" if layer.flops_left is None else number(layer.flops_left),
+            }
+            for layer in self.layers
+        ]
+        rest = (self.flops or 0) - sum(layer.flops or 0 for layer in self.layers)
+        if rows and rest:
+            left = (self.flops_left or 0) - sum(layer.flops_left or 0 for layer in self.layers)
+            products = {
+                "kernel": "products of tensors",
+                "multiply-adds": number(rest),
+                "left": number(left),
+            }
+            rows.append({column: products.get(column, "") for column in rows[0]})
+        total = {
+            "kernel": "total",
+            "weights": number(self.total),
+            "nonzero": number(self.nonzero),
+            "sparsity": f"{self.sparsity:.2%}",
+            "held": number(self.held),
+            "multiply-adds": "?" if self.flops is None else number(self.flops),
+            "left": "?" if self.flops_left is None else number(self.flops_left),
+        }
+        columns = rows[0] if rows else ("kernel", "shape", *total)
+        return [*rows, {column: total.get(column, "") for column in columns}]
+
+    def _compact_rows(self) -> list[dict[str, str]]:
+        """The same for models with long names and large kernels."""
+        *rows, total = self._rows(short_count)
+        for row in rows:
+            row["shape"] = row["shape"].replace(" ", "")
+            del row["weights"]  # the shape says it
+        total["shape"] = f"{total.pop('weights')} weights"
+        rows.append(total)
+        longest = max(len(row["kernel"]) for row in rows)
+        excess = _width(_text(rows, compact=True)) - WIDTH
+        for row in rows:
+            row["kernel"] = shorten(row["kernel"], max(SHORTEST_NAME, longest - max(0, excess)))
+        return rows
+
+    def _notes_on_zeros(self) -> list[str]:
+        notes = []
+        free = self.total - self.nonzero - self.held
+        if free:
+            notes.append(
+                f"{_count(free, 'zero is', 'zeros are')} not held: training can bring them back. "
+                "`keep_zeros(model)` holds them."
+            )
+        if self.overwritten:
+            notes.append(
+                f"{_count(self.overwritten, 'weight is', 'weights are')} not zero although masks "
+                "hold them at zero: the next step of training makes them so. `keep_zeros(model)` "
+                "holds the zeros of now instead."
+            )
+        return notes
+
+
+def _text(rows: list[dict[str, str]], compact: bool = False) -> str:
+    """The rows between rules."""
+    columns = list(rows[0])
+    header = [columns]
+    if compact:
+        pairs = [TWO_LINES.get(column, ("", column)) for column in columns]
+        header = [list(line) for line in zip(*pairs, strict=True)]
+    cells = [*header, *([row[column] for column in columns] for row in rows)]
+    lines = text_table(cells, right=_figures(columns)).splitlines()
+    rule = "-" * max(map(len, lines))
+    above, body = lines[: len(header)], lines[len(header) : -1]
+    return "\n".join([*above, rule, *body, rule, lines[-1]])
+
+
+def _width(text: str) -> int:
+    return max(map(len, text.splitlines()))
+
+
+def _figures(columns: list[str]) -> range:
+    """Names and shapes read from the left, figures from the right."""
+    return range(2, len(columns))
 
 
 def report(model: keras.Model, layers: LayerSelection = None) -> Report:
@@ -136,11 +238,12 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
     >>> model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="out")])
     >>> model.set_weights([np.array([[1, 0], [2, 0], [0, 0]]), np.zeros(2)])
     >>> print(report(model))
-    kernel      shape  ...  sparsity  Hoyer  effective  zero channels  multiply-adds  left
+    kernel      shape  ...  sparsity  held  Hoyer  effective  zero channels  multiply-adds  left
     --------------------...
-    out/kernel  3 x 2  ...    66.67%  0.764          2         1 of 2              6     2
+    out/kernel  3 x 2  ...    66.67%     0  0.764          2         1 of 2              6     2
     --------------------...
-    total              ...    66.67%                                               6     2
+    total              ...    66.67%     0                                               6     2
+    4 zeros are not held: training can bring them back. `keep_zeros(model)` holds them.
     No channel can be removed from: out/kernel (fixed by the model's outputs).
     """
     found = find_kernels(model, layers)
@@ -158,7 +261,9 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
         total,
         nonzero,
         sparsity,
-        kernels,
+        held=sum(kernel.held for kernel in kernels),
+        overwritten=sum(kernel.overwritten for kernel in kernels),
+        layers=kernels,
         parameters=sum(math.prod(weight.shape) for weight in model.weights),
         flops=rest + sum(kernel.flops or 0 for kernel in kernels) if account else None,
         flops_left=rest_left + sum(k.flops_left or 0 for k in kernels) if account else None,
@@ -182,6 +287,8 @@ def _describe(kernel: Weight, account: Account | None) -> KernelReport:
     others = tuple(axis for axis in range(weights.ndim) if axis not in axes)
     alive = np.any(weights != 0, axis=others)
     nonzero = int(np.count_nonzero(weights))
+    mask = known_mask(kernel)
+    overwritten = 0 if mask is None else int(np.count_nonzero(weights[~mask]))
     uses = account.uses(kernel) if account else None
     return KernelReport(
         name=kernel.path,
@@ -189,6 +296,8 @@ def _describe(kernel: Weight, account: Account | None) -> KernelReport:
         total=weights.size,
         nonzero=nonzero,
         sparsity=(weights.size - nonzero) / weights.size,
+        held=0 if mask is None else int(np.count_nonzero(~mask)) - overwritten,
+        overwritten=overwritten,
         hoyer=measures.hoyer_sparsity(weights),
         effective=measures.effective_count(weights),
         channels=alive.size,
@@ -208,5 +317,5 @@ def _size_alive(kernel: Weight, weights: np.ndarray) -> int:
     return int(np.prod(shape))
 
 
-def _flops_cells(flops: int | None, left: int | None) -> tuple[str, str]:
-    return ("?", "?") if flops is None else (f"{flops:,}", f"{left:,}")
+def _count(number: int, one: str, many: str) -> str:
+    return f"{number:,} {one if number == 1 else many}"

@@ -1,0 +1,127 @@
+"""Arguments that several commands have, and what they are checked by before anything is loaded."""
+
+import argparse
+import math
+import os
+import tempfile
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+
+DEFAULT_LAYERS = "all dense, convolutional, recurrent and attention layers"
+
+
+def add_file(parser: argparse.ArgumentParser) -> None:
+    """The model that a command works on."""
+    parser.add_argument("file", type=Path, metavar="FILE", help="a .keras file")
+
+
+def add_keras_output(parser: argparse.ArgumentParser) -> None:
+    """A model to write."""
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=_keras_path,
+        metavar="OUT.keras",
+        required=True,
+        help="the .keras file to write; may be FILE itself, which is replaced only by a whole file",
+    )
+
+
+def add_layers(parser: argparse.ArgumentParser) -> None:
+    """A choice of layers."""
+    parser.add_argument(
+        "--layers",
+        nargs="+",
+        metavar="NAME",
+        help=f"names of layers, after FILE; default: {DEFAULT_LAYERS}",
+    )
+
+
+def add_data(parser: argparse.ArgumentParser) -> None:
+    """Samples."""
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DATA",
+        help="samples to run the models on: .npy, or .npz with an array for each input; default: "
+        "random ones",
+    )
+
+
+def add_tolerance(
+    parser: argparse.ArgumentParser, value: float | None, default: str = "%(default)s"
+) -> None:
+    """How far apart two models may be."""
+    parser.add_argument(
+        "--tolerance",
+        type=number("a number that is not negative", lambda x: x >= 0),
+        default=value,
+        metavar="X",
+        help=f"largest difference that is allowed, of the largest output; default: {default}",
+    )
+
+
+def number(expected: str, valid: Callable[[float], bool]) -> Callable[[str], float]:
+    """The type of an argument that is a finite number within limits."""
+
+    def read(text: str) -> float:
+        try:
+            value = float(text)
+        except ValueError:
+            value = math.nan
+        if not (math.isfinite(value) and valid(value)):
+            raise argparse.ArgumentTypeError(f"Expected {expected}. Received: {text}")
+        return value
+
+    return read
+
+
+def count(text: str) -> int:
+    """The type of an argument that counts something, from 0 on."""
+    if not text.isdecimal():
+        raise argparse.ArgumentTypeError(f"Expected an integer, 0 or more. Received: {text}")
+    return int(text)
+
+
+def check_model(path: Path) -> None:
+    """Raises unless there is a file that can be a `.keras` file."""
+    check_readable(path)
+    if not zipfile.is_zipfile(path):
+        raise ValueError(f"Expected a .keras file. Received: {path}, which is none or is damaged")
+
+
+def check_readable(path: Path | None) -> None:
+    """Raises unless there is a file that may be read; `None` stands for no file."""
+    if path is None:
+        return
+    if path.is_dir():
+        raise IsADirectoryError(f"Expected a file. Received: {path}, a folder")
+    if not path.is_file():
+        raise FileNotFoundError(f"There is no file {path}")
+    if not os.access(path, os.R_OK):
+        raise PermissionError(f"The file {path} may not be read")
+
+
+def check_writable(path: Path) -> None:
+    """Raises unless a file can be put at `path`: it takes hours until there is something to put."""
+    folder = Path(os.path.realpath(path)).parent
+    if path.is_dir():
+        raise IsADirectoryError(f"Expected a file to write. Received: -o {path}, a folder")
+    if not folder.is_dir():
+        raise FileNotFoundError(
+            f"Expected a file in a folder that exists. Received: -o {path}: there is no folder "
+            f"{folder}"
+        )
+    try:
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise PermissionError(
+            f"Expected a file in a folder that can be written. Received: -o {path} ({error})"
+        ) from error
+
+
+def _keras_path(text: str) -> Path:
+    if not text.endswith(".keras"):
+        raise argparse.ArgumentTypeError(f"Expected a file that ends in .keras. Received: {text}")
+    return Path(text)

@@ -1,0 +1,226 @@
+"""Converts a model to a dense `.tflite` file, where Keras runs on TensorFlow.
+
+Usage: python -m keras_hoyer.exporters.litert_convert FOLDER, for `_converted_apart`.
+"""
+
+import contextlib
+import dataclasses
+import json
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+
+from keras_hoyer.exporters import (
+    litert_file,
+    litert_scales,
+    processes,
+    signatures,
+    substitutes,
+    tensorflow_graph,
+)
+
+# More steps than this make an unrolled graph too slow to convert.
+UNROLLED_STEPS = 64
+
+# The file that a conversion leaves in its folder.
+DENSE = "dense.tflite"
+
+# Quantizations that a file may turn out larger than; files of them are made to be weighed only.
+WEIGHED = {None: (), "float16": (None,), "dynamic": (None, "float16"), "int8": (None, "float16")}
+
+
+def weighed_file(quantize: str | None) -> str:
+    """Name of the file that is made in another quantization to be weighed."""
+    return f"weighed_{quantize or 'float32'}.tflite"
+
+
+def convert_here(
+    model: keras.Model,
+    signature: signatures.Signature,
+    folder: Path,
+    calibration: list[np.ndarray] | None,
+    *,
+    quantize: str | None,
+    unroll: bool,
+    io_dtype: str,
+) -> str | None:
+    """Writes `DENSE` into the folder, and the files to weigh it against.
+
+    Args:
+        model: a built model; Keras runs on TensorFlow.
+        signature: what it takes.
+        folder: where the files go.
+        calibration: representative inputs for `"int8"`.
+        quantize: `None`, `"float16"`, `"dynamic"` or `"int8"`.
+        unroll: whether recurrent layers are unrolled.
+        io_dtype: what a float input or output becomes, for `"int8"`.
+
+    Returns:
+        Why there is no file, or `None`.
+    """
+    saved = folder / "saved_model"
+    shutil.rmtree(saved, ignore_errors=True)
+    try:
+        with tensorflow_graph.quiet():
+            with (
+                signatures.in_float32(model),
+                _unrolled(model, unroll),
+                substitutes.in_place("tflite"),
+            ):
+                _save(model, signature, saved)
+            apart = False
+            for other in WEIGHED[quantize]:
+                weighed = _converted(saved, other, signature, None, "float32")
+                (folder / weighed_file(other)).write_bytes(weighed)
+                apart = litert_file.has_loops(weighed)
+            if quantize == "int8" and apart:
+                content = _converted_apart(folder, signature, calibration, io_dtype)
+            else:
+                content = _converted(saved, quantize, signature, calibration, io_dtype)
+    except Exception as error:  # the converter raises anything
+        return _reason(error)
+    content = bytearray(litert_scales.widen(content) if quantize == "int8" else content)
+    litert_file.make_zeros_positive(content)
+    (folder / DENSE).write_bytes(content)
+    shutil.rmtree(saved)
+    return None
+
+
+def recurrent_layers(
+    model: keras.Model, signature: signatures.Signature
+) -> tuple[list[keras.Layer], bool]:
+    """The recurrent layers, and whether all of them can be unrolled.
+
+    Args:
+        model: a built model.
+        signature: the sizes that the file will take, which may fix what the model leaves open.
+    """
+    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    steps = [
+        ((layer.get_build_config() or {}).get("input_shape") or (0, None))[1] for layer in layers
+    ]
+    sizes = [size for spec in signature.inputs for size in spec.shape[1:2]]
+    if None in steps and None not in [size for spec in signature.inputs for size in spec.shape[1:]]:
+        steps = [max(sizes, default=None) if count is None else count for count in steps]
+    return layers, all(count is not None and count <= UNROLLED_STEPS for count in steps)
+
+
+def _save(model: keras.Model, signature: signatures.Signature, path: Path) -> None:
+    """Writes a SavedModel that takes and returns named flat tensors."""
+    import tensorflow as tf  # noqa: PLC0415
+
+    module = tf.Module()
+    module.variables_of_model = [variable.value for variable in model.variables]
+    module.resources_of_model = tensorflow_graph.resources_of(model)
+    module.serve = tensorflow_graph.function_of(model, signature)
+    tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
+
+
+def _converted(
+    saved: Path,
+    quantize: str | None,
+    signature: signatures.Signature,
+    calibration: list[np.ndarray] | None,
+    io_dtype: str,
+) -> bytes:
+    import tensorflow as tf  # noqa: PLC0415
+
+    converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
+    if quantize:
+        converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if quantize == "float16":
+        converter.target_spec.supported_types = [tf.float16]
+    if quantize == "int8":
+        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io_dtype)
+
+        def samples() -> Iterator[dict]:
+            batch = signature.inputs[0].shape[0] or 1
+            count = min(signatures.CALIBRATION_SAMPLES, len(calibration[0]))
+            for start in range(0, count - batch + 1, batch):
+                yield {
+                    spec.name: array[start : start + batch]
+                    for spec, array in zip(signature.inputs, calibration, strict=True)
+                }
+
+        converter.representative_dataset = samples
+    return converter.convert()
+
+
+def _converted_apart(
+    folder: Path,
+    signature: signatures.Signature,
+    calibration: list[np.ndarray],
+    io_dtype: str,
+) -> bytes:
+    """`_converted` to int8 in a process of its own: calibration may crash on loops."""
+    np.savez(folder / "apart.npz", *calibration)
+    inputs = [dataclasses.asdict(spec) for spec in signature.inputs]
+    (folder / "apart.json").write_text(json.dumps({"inputs": inputs, "io_dtype": io_dtype}))
+    failure = processes.run_process(
+        ["-m", "keras_hoyer.exporters.litert_convert", str(folder)],
+        processes.CONVERT_TIMEOUT,
+        processes.on_tensorflow(),
+    )
+    if failure:
+        raise RuntimeError(f"the calibration of a graph with loops or branches {failure}")
+    return (folder / "apart.tflite").read_bytes()
+
+
+def _main(folder: Path) -> None:
+    job = json.loads((folder / "apart.json").read_text())
+    inputs = tuple(
+        signatures.ModelInput(spec["name"], tuple(spec["shape"]), spec["dtype"])
+        for spec in job["inputs"]
+    )
+    with np.load(folder / "apart.npz") as stored:
+        calibration = [stored[name] for name in stored.files]
+    signature = signatures.Signature(inputs, None)
+    saved = folder / "saved_model"
+    content = _converted(saved, "int8", signature, calibration, job["io_dtype"])
+    (folder / "apart.tflite").write_bytes(content)
+
+
+@contextlib.contextmanager
+def _unrolled(model: keras.Model, unroll: bool) -> Iterator[None]:
+    recurrent = [part for part in model._flatten_layers() if isinstance(part, keras.layers.RNN)]
+    layers = [layer for layer in recurrent if unroll and not layer.unroll]
+    try:
+        for layer in layers:
+            layer.unroll = True
+        yield
+    finally:
+        for layer in layers:
+            layer.unroll = False
+
+
+def _reason(error: Exception) -> str:
+    """The most telling line of an error, with the place in the model that it names."""
+    text = str(error)
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    for telling in ("TF Select ops: ", "Custom ops: "):
+        for line in lines:
+            if line.startswith(telling):
+                kinds = line.removeprefix(telling)
+                return processes.shortened(
+                    f"LiteRT has no builtin operation for {kinds}{_places(text)}. Replace the "
+                    "layer, or export the model up to it."
+                )
+    telling = [line.split("error: ")[-1] for line in lines if "error: " in line] or lines or [""]
+    return processes.shortened(f"{type(error).__name__}: {telling[-1]}{_places(text)}")
+
+
+def _places(text: str) -> str:
+    """The operations that the converter names in its locations, as `layer/operation`."""
+    named = re.findall(r'fused\["[^"]*", "([^"@]+)@', text)
+    places = [place for place in dict.fromkeys(named) if "StatefulPartitionedCall" not in place]
+    return f" (at {', '.join(places[:5])})" if places else ""
+
+
+if __name__ == "__main__":
+    _main(Path(sys.argv[1]))
