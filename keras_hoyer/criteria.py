@@ -196,7 +196,9 @@ class TargetSparsity(Criterion):
     """Cuts the units of the smallest scores until a share of all units is zero.
 
     Exactly `round(sparsity * units)` units are cut. Of units that score the same, those of earlier
-    layers and lower indices are cut first, so that a run can be repeated.
+    layers and lower indices are cut first, so that a run can be repeated. Where some units have to
+    stay, or some of the kernels that were asked for have no channels that can be removed, a warning
+    says what was reached.
 
     Args:
         sparsity: Float in `[0, 1)`: share of the pattern's units (weights, blocks, channels).
@@ -252,7 +254,8 @@ class TargetFlops(Criterion):
 
     Of the channels in the order of their scores, as few are cut as reach the target; those among
     them that still fit within it come back, the best first. Equal scores are cut as
-    `TargetSparsity` cuts them. Goes with `patterns.Channel`.
+    `TargetSparsity` cuts them. The multiply-adds are those of the whole model, as `count_flops`
+    counts them. Goes with `patterns.Channel`.
 
     Args:
         fraction: Float in `(0, 1)`: share of the model's multiply-adds that is left.

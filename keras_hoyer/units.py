@@ -244,10 +244,10 @@ def _check_fit(kernels: Sequence[Weight], pattern: KernelPattern) -> None:
     if misfits:
         named = ", ".join(f"'{kernel.path}' of shape {kernel.shape}" for kernel in misfits)
         fitting = sorted({k.layer.name for k in kernels} - {k.layer.name for k in misfits})
-        raise ValueError(
-            f"{pattern} does not divide kernel {named}. To leave it out, choose the layers that "
-            f"are to be cut: layers={fitting}"
-        )
+        advice = f"To leave it out, choose the layers that are to be cut: layers={fitting}"
+        if not fitting:
+            advice = "It divides no other kernel either: choose another pattern."
+        raise ValueError(f"{pattern} does not divide kernel {named}. {advice}")
 
 
 def _std(name: str, kernels: Iterable[np.ndarray]) -> float:

@@ -128,10 +128,10 @@ def test_layers_joined_with_inputs_or_read_as_outputs_are_named():
 def test_what_was_joined_before_is_fixed_by_the_same():
     x = inputs = keras.Input((6,))
     one, two = layers.Dense(5, name="one")(x), layers.Dense(5, name="two")(x)
-    x = layers.LayerNormalization(name="norm")(one) + ops.relu(layers.Add()([one, two]))
+    x = layers.LayerNormalization(name="norm")(two) + ops.relu(layers.Add()([one, two]))
     model = keras.Model(inputs, layers.Dense(2)(layers.Dense(8)(x)))
     [message] = said(kh.graph.channel_groups, model)
-    assert "'one', 'two' (fixed by LayerNormalization 'norm')" in message
+    assert "'two', 'one' (fixed by LayerNormalization 'norm')" in message
 
 
 def test_a_model_that_can_be_cut_everywhere_says_nothing():
@@ -214,6 +214,12 @@ def test_a_pattern_that_keeps_whole_layers_names_them():
     assert "keeps every channel of 'free/kernel' (12)" in message
     with pytest.raises(ValueError, match=r"keeps every channel of .* nothing to cut"):
         kh.prune(model, kh.criteria.Threshold(0.1), kh.patterns.Channel(multiple_of=64))
+
+
+def test_a_pattern_that_divides_no_kernel_advises_no_empty_list():
+    model = net(layers.Dense(24))
+    with pytest.raises(ValueError, match="divides no other kernel either"):
+        kh.prune(model, kh.criteria.Threshold(0.1), kh.patterns.Block((7, 1)))
 
 
 def test_a_gradual_cut_says_it_once():

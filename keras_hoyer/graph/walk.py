@@ -302,7 +302,7 @@ class ChannelGraph:
         labelled = any(x.labelled for x in given)
         if labelled and len(given) == 1 and self.is_pointwise(operation, given[0], args, kwargs):
             return self.pointwise(given[0], _of_its_tensor(operation, args, kwargs))
-        return self.opaque(operation, given)
+        return self.opaque(operation, given, " (with LoRA, or quantized)" if rule else "")
 
     def _nested(self, function: Any, args: tuple, kwargs: dict) -> list[Tensor]:
         """The outputs of a model in the model."""

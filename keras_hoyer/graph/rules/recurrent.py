@@ -8,7 +8,7 @@ from keras import layers, ops, tree
 
 from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.rules.common import concatenated, constants_of, rule
-from keras_hoyer.graph.walk import ChannelGraph
+from keras_hoyer.graph.walk import ChannelGraph, title
 
 
 @rule(layers.LSTM, layers.GRU, layers.SimpleRNN)
@@ -81,7 +81,7 @@ def _bidirectional(
 ) -> Any:
     sides = (layer.forward_layer, layer.backward_layer)
     if not all(isinstance(s, (layers.LSTM, layers.GRU, layers.SimpleRNN)) for s in sides):
-        return graph.opaque(layer, [x])
+        return graph.opaque(layer, [x], f" (around {title(layer.forward_layer)})")
     given = list(initial_state or ())
     half = len(given) // 2
     results = [
@@ -118,7 +118,7 @@ def _bidirectional(
 def _time_distributed(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Tensor:
     inner = layer.layer
     if not graph.has_rule(inner) and not graph.is_pointwise(inner):
-        return graph.opaque(layer, [x])
+        return graph.opaque(layer, [x], f" (around {title(inner)})")
     graph.freeze(x.axes[1])
     shape, axes, sizes = ((row[0], *row[2:]) for row in (x.shape, x.axes, x.sizes))
     [out] = graph.inside(inner, Tensor(shape, axes, sizes), steps=x.sizes[1])
