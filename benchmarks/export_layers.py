@@ -5,7 +5,8 @@ place. Weights are random, biases and moving statistics too.
 
     python benchmarks/export_layers.py [--only conv lstm ...]
 
-Prints a table and writes `benchmarks/results/export_layers.json`.
+Prints a table and writes `benchmarks/results/export_layers.json` as it goes; cells that are there
+already are not made again.
 """
 
 import argparse
@@ -385,27 +386,33 @@ def main() -> None:
     parser.add_argument("--only", nargs="+", help="cases whose name holds one of these words")
     parser.add_argument("--files", nargs="+", type=int, default=list(range(len(FILES))))
     arguments = parser.parse_args()
-    cells = []
+    out = arguments.out
+    cells = json.loads(out.read_text())["cells"] if out.exists() else []
     for name, make in CASES.items():
         if arguments.only and not any(word in name for word in arguments.only):
             continue
         for number in arguments.files:
+            ending, quantize, io = FILES[number]
+            row = {"layer": name, "format": ending, "quantize": quantize, "io_dtype": io}
+            if any(row.items() <= known.items() for known in cells):
+                continue
             model, data = make()
             _give_state(model)
-            ending, quantize, io = FILES[number]
-            outcome = cell(model, data, ending, quantize, io)
-            row = {"layer": name, "format": ending, "quantize": quantize, "io_dtype": io}
-            cells.append({**row, **outcome})
-            what = outcome.get("reason") or f"{outcome['error']:.1g}"
+            cells.append({**row, **cell(model, data, ending, quantize, io)})
+            what = cells[-1].get("reason") or f"{cells[-1]['error']:.1g}"
             print(f"{name:30} {ending:7} {quantize or '-':8} {io:8} {what}", flush=True)
-    counts = {
-        f"{ending} {quantize or 'float32'} {io}": [
-            sum(c["outcome"] == "right" for c in cells if key(c) == (ending, quantize, io)),
-            sum(key(c) == (ending, quantize, io) for c in cells),
-        ]
-        for ending, quantize, io in FILES
-    }
-    print(counts)
+            keras.backend.clear_session()
+        write(out, cells)
+    for file, (right, count) in write(out, cells).items():
+        print(f"{file:30} {right} of {count} right")
+
+
+def write(out: Path, cells: list[dict]) -> dict[str, list[int]]:
+    """Writes the cells, a line each, and returns how many of each kind of file are right."""
+    counts = {}
+    for file in FILES:
+        right = [row["outcome"] == "right" for row in cells if key(row) == file]
+        counts[" ".join(word or "float32" for word in file)] = [sum(right), len(right)]
     packages = ("keras", "tensorflow", "ai-edge-litert", "tf2onnx", "onnxruntime", "numpy")
     header = {
         "versions": {package: version(package) for package in packages},
@@ -413,10 +420,11 @@ def main() -> None:
         "counts": counts,
     }
     lines = ",\n".join(json.dumps(row) for row in cells)
-    arguments.out.parent.mkdir(parents=True, exist_ok=True)
-    part = arguments.out.with_suffix(".part")
+    out.parent.mkdir(parents=True, exist_ok=True)
+    part = out.with_suffix(".part")
     part.write_text(f'{json.dumps(header)[:-1]}, "cells": [\n{lines}\n]}}\n')
-    os.replace(part, arguments.out)
+    os.replace(part, out)
+    return counts
 
 
 def key(row: dict) -> tuple:

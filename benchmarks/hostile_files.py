@@ -21,7 +21,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +113,12 @@ def keras_reader(folder: Path) -> Callable[[Path], str]:
                 if isinstance(variable.constraint, KeepZeros):
                     variable.assign(variable.constraint(variable))
         except Exception as error:
-            ours = [e for e in _chain(error) if _is_raised_by_us(e)]
-            if any(not isinstance(e, ValueError) for e in ours):
+            ours = _ours(error)
+            if ours is None:
+                return f"{type(error).__name__} of Keras"
+            if not isinstance(ours, ValueError):
                 raise
-            return "ValueError" if ours else f"{type(error).__name__} of Keras"
+            return "ValueError"
         return "read"
 
     return read
@@ -150,10 +152,11 @@ def _check_equal(ours: list[np.ndarray], theirs: list[np.ndarray], otherwise: st
         raise Wrong(otherwise)
 
 
-def _chain(error: BaseException | None) -> Iterator[BaseException]:
-    while error is not None:
-        yield error
+def _ours(error: BaseException | None) -> BaseException | None:
+    """What this package raised, where Keras made an error of its own of it; `None` if nothing."""
+    while error is not None and not _is_raised_by_us(error):
         error = error.__cause__ or error.__context__
+    return error
 
 
 def _is_raised_by_us(error: BaseException) -> bool:

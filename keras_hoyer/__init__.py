@@ -50,13 +50,14 @@ def _is_the_program() -> bool:
 if TYPE_CHECKING or not _is_the_program():
     from keras_hoyer._public import *
 
+if not TYPE_CHECKING:  # which would take any name for one of ours
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    from keras_hoyer import _public  # noqa: PLC0415
+    def __getattr__(name: str) -> Any:
+        if name not in __all__:
+            raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+        from keras_hoyer import _public  # noqa: PLC0415
 
-    return getattr(_public, name)
+        return getattr(_public, name)
 
 
 def __dir__() -> list[str]:

@@ -75,8 +75,9 @@ def wrap(text: str, width: int, indent: str = "") -> str:
           --optimize-for
           latency
     """
-    whole = {"break_long_words": False, "break_on_hyphens": False}
-    return textwrap.fill(text, width, subsequent_indent=indent, **whole)
+    return textwrap.fill(
+        text, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
 
 
 def shorten(text: str, width: int) -> str:

@@ -34,19 +34,37 @@ def check_plain(
 ) -> None:
     """Raises a `ValueError` if layers compute with something else than the kernel they hold.
 
-    LoRA adds a product to the kernel; a quantized kernel is whole numbers with a scale. Zeros,
-    counts and copies of such a variable would say nothing about what the layer computes.
+    Zeros, counts and copies of such a variable would say nothing about what the layer computes.
 
     Args:
         model: A built Keras model.
         layers: As for `find_kernels`. Defaults to `None`: all layers, embeddings included.
-        allowed: What will do: `"float8"`, where the kernel is a float still, rounded on its way
-            into the product, but more belongs to it; `"lora"`. Defaults to nothing.
+        allowed: What will do of what `find_adapted` says. Defaults to nothing.
     """
-    reasons: dict[str, list[str]] = {}
+    found: dict[str, list[str]] = {}
+    for path, reason in find_adapted(model, layers).items():
+        if reason not in allowed:
+            found.setdefault("lora" if reason == "lora" else "quantized", []).append(path)
+    for kind, paths in found.items():
+        raise ValueError(_NOT_PLAIN[kind].format(named=", ".join(f"'{path}'" for path in paths)))
+
+
+def find_adapted(model: keras.Model, layers: LayerSelection = None) -> dict[str, str]:
+    """Finds the layers that compute with something else than the kernel they hold.
+
+    Args:
+        model: A built Keras model.
+        layers: As for `find_kernels`. Defaults to `None`: all layers, embeddings included.
+
+    Returns:
+        A dict from the path of a layer to what there is: `"lora"`, a product added to the kernel;
+        `"int8"` and other modes of `quantize`, few bits with a scale. In `"float8"` the kernel is
+        a float still, rounded on its way into the product, but more belongs to it.
+    """
+    found = {}
     for layer, chain, visible in walk_layers(model):
-        reason = _not_plain(layer)
-        if reason is None or reason in allowed:
+        reason = _adapted_by(layer)
+        if reason is None:
             continue
         if callable(layers):
             chosen = layers(visible)
@@ -54,12 +72,8 @@ def check_plain(
             chosen = layers is None or any(parent.name in layers for parent in chain)
         if chosen:
             parts = (*chain, layer) if layer is not visible else chain
-            reasons.setdefault(reason, []).append("/".join(p.name for p in parts[1:] or parts))
-    for reason, paths in reasons.items():
-        named = ", ".join(f"'{path}'" for path in dict.fromkeys(paths))
-        raise ValueError(
-            _NOT_PLAIN["lora" if reason == "lora" else "quantized"].format(named=named)
-        )
+            found["/".join(part.name for part in parts[1:] or parts)] = reason
+    return found
 
 
 def walk_layers(
@@ -82,7 +96,7 @@ def walk_layers(
         yield from walk_layers(child, chain, composites)
 
 
-def _not_plain(layer: keras.Layer) -> str | None:
+def _adapted_by(layer: keras.Layer) -> str | None:
     """What stands between the kernel and the product, if anything does."""
     mode = getattr(layer, "quantization_mode", None)
     # A policy may stand on layers that have nothing to quantize.

@@ -1,6 +1,5 @@
 """Cutting: from a pattern and a criterion to masks, and zeros that stay."""
 
-import warnings
 from collections.abc import Iterator, Sequence
 
 import keras
@@ -9,7 +8,7 @@ import numpy as np
 from keras_hoyer._checks import warn
 from keras_hoyer.collapse import warn_of_collapse
 from keras_hoyer.criteria import Criterion
-from keras_hoyer.graph import channel_groups
+from keras_hoyer.graph.channels import find_channels
 from keras_hoyer.masks import apply_masks, known_mask
 from keras_hoyer.patterns import Channel, Pattern, Unstructured, check_pattern
 from keras_hoyer.reports import Report, report
@@ -116,7 +115,7 @@ def keep_zeros(model: keras.Model, layers: LayerSelection = None) -> Report:
         )
     masks = {kernel: kernel.read() != 0 for kernel in kernels}
     _spare_empty(masks, hold=layers is not None)
-    for weight, mask in _channel_masks(model, layers, {id(k.variable): k for k in kernels}):
+    for weight, mask in _channel_masks(model, kernels):
         masks[weight] = masks.get(weight, True) & mask
     _warn_of_freed(masks)
     apply_masks(model, masks)
@@ -236,18 +235,15 @@ def _warn_of_freed(masks: dict[Weight, np.ndarray]) -> None:
 
 
 def _channel_masks(
-    model: keras.Model, layers: LayerSelection, kernels: dict[int, Weight]
+    model: keras.Model, kernels: Sequence[Weight]
 ) -> Iterator[tuple[Weight, np.ndarray]]:
     """Masks of all weights that channels are made of; false for channels that are zero in all.
 
     Biases and scales get a mask without zeros as well, for cuts that come later.
     """
-    weights = {id(w.variable): kernels.get(id(w.variable), w) for w in find_weights(model)}
+    weights = {id(weight.variable): weight for weight in (*find_weights(model), *kernels)}
     try:
-        with warnings.catch_warnings():
-            # Of layers whose channels cannot be cut: nothing is to be cut here.
-            warnings.simplefilter("ignore")
-            groups = channel_groups(model, layers)
+        groups = find_channels(model, kernels).groups
     except ValueError:
         return  # a model whose graph cannot be seen has no channels to cut either
     for group in groups:

@@ -91,7 +91,7 @@ def test_a_calibration_that_crashes_is_an_error_with_a_way_out(tmp_path, monkeyp
     run_process = processes.run_process
 
     def crash(arguments, timeout, environment=None):
-        if arguments[1].endswith("litert_convert"):
+        if arguments[1].endswith("_calibrate"):
             return "crashed with SIGSEGV"
         return run_process(arguments, timeout, environment)
 
@@ -112,7 +112,7 @@ def test_open_steps_take_those_of_the_data_where_a_loop_fails(tmp_path, monkeypa
     run_process = processes.run_process
 
     def crash(arguments, timeout, environment=None):
-        if arguments[1].endswith("litert_convert"):
+        if arguments[1].endswith("_calibrate"):
             return "crashed with SIGSEGV"
         return run_process(arguments, timeout, environment)
 

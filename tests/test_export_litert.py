@@ -464,7 +464,7 @@ def inject(monkeypatch, content, into):
     """Puts a broken file in the place of the sparse candidate, or of all."""
     monkeypatch.setattr(litert_encoding, "encode", lambda dense, largest_share: content)
     if into == "all":
-        monkeypatch.setattr(litert_convert, "_converted", lambda *args: content)
+        monkeypatch.setattr(litert_convert, "converted", lambda *args: content)
         monkeypatch.setattr(litert_file, "make_zeros_positive", lambda content: None)
 
 

@@ -6,9 +6,9 @@ import hostile_files
 import numpy as np
 import pytest
 from hostile_bombs import BOMBS
-from hostile_mutations import mutants
+from hostile_mutations import members_of, mutants, npy_of, zip_of
 
-from keras_hoyer.exporters import scipy_matrices
+from keras_hoyer.exporters import export, limits, load_sparse_weights, scipy_matrices
 from keras_hoyer.exporters.arrays import read_arrays
 
 COUNTS = {"npz": 150, "safetensors": 150, "keras": 60, "data.npy": 200, "data.npz": 200}
@@ -65,6 +65,49 @@ def test_a_file_that_says_it_is_huge_is_refused_before_it_takes_memory(folder, f
             tracemalloc.stop()
         assert outcome == "ValueError" or (name, format) == ("zip-size", "npz"), name
         assert peak < path.stat().st_size + 50e6, name
+
+
+def peak_of(call):
+    tracemalloc.start()
+    try:
+        call()
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+def test_what_is_deflated_is_not_inflated_beyond_what_is_expected(folder, monkeypatch):
+    zeros, size = np.zeros((1, 2**26), "uint8"), 2**26
+    members = members_of((folder / "original.npz").read_bytes())
+    read = hostile_files.weights_reader(folder)
+    for name in ("mask.npy", "header.npy", "further.npy"):
+        content = zip_of({**members, name: npy_of(zeros)})
+        (folder / "deflated.npz").write_bytes(content)
+        assert peak_of(lambda: read(folder / "deflated.npz")) < size / 2, name
+    monkeypatch.setattr(limits, "HARMLESS_BYTES", 2**20)
+    (folder / "deflated.npz").write_bytes(zip_of({"x.npy": npy_of(zeros)}))
+
+    def read_data():
+        with pytest.raises(ValueError, match="it says that it holds 67,108,864 bytes"):
+            read_arrays(folder / "deflated.npz")
+
+    assert peak_of(read_data) < size / 2
+
+
+def test_a_file_of_a_larger_model_is_refused_before_its_weights_are_read(folder):
+    import keras
+
+    for encoding in ("auto", False):
+        large = keras.Sequential([keras.Input((1000,)), keras.layers.Dense(2000, use_bias=False)])
+        large.set_weights([np.zeros((1000, 2000), "float32")])
+        export(large, folder / "large.npz", sparse=encoding)
+        small = keras.Sequential([keras.Input((1000,)), keras.layers.Dense(8, use_bias=False)])
+
+        def load(small=small):
+            with pytest.raises(ValueError, match="belongs to another model"):
+                load_sparse_weights(small, folder / "large.npz")
+
+        assert peak_of(load) < 2e6
 
 
 def test_matrices_of_a_file_that_says_it_is_huge_are_refused(folder):

@@ -8,7 +8,7 @@ import pytest
 from keras import layers
 
 import keras_hoyer as kh
-from keras_hoyer.weights import check_plain
+from keras_hoyer.plain import check_plain, find_adapted
 
 HALF = kh.criteria.TargetSparsity(0.5, scope="layer")
 
@@ -183,10 +183,37 @@ def test_quantized_layers_are_refused_with_the_order_of_things(mode):
         kh.report(model, ["second"])
 
 
+def test_shrink_keeps_such_layers_and_names_them():
+    model = dense_model()
+    kh.prune(model, HALF, kh.patterns.Channel())
+    kh.strip(model)
+    model.get_layer("second").enable_lora(2)
+    x = np.random.default_rng(0).standard_normal((4, 8)).astype("float32")
+    with pytest.warns(UserWarning, match=r"layers second\. The order is: merge LoRA, prune, shri"):
+        small = kh.shrink(model)
+    np.testing.assert_allclose(outputs(small, x), outputs(model, x), atol=1e-5)
+    model = dense_model()
+    model.quantize("int8")
+    with pytest.warns(UserWarning, match="layers first, second, last"):
+        small = kh.shrink(model)
+    np.testing.assert_allclose(outputs(small, x), outputs(model, x), atol=1e-5)
+
+
 def test_layers_that_are_built_quantized_are_refused():
     model = keras.Sequential([keras.Input((8,)), layers.Dense(4, dtype="int8_from_float32")])
     with pytest.raises(ValueError, match="are quantized"):
         kh.report(model)
+
+
+def test_what_stands_beside_the_kernel_is_found_by_path():
+    model = keras.Sequential([keras.Input((8,)), dense_model(), layers.Dense(2, name="head")])
+    assert find_adapted(model) == {}
+    model.layers[0].get_layer("second").enable_lora(2)
+    model.get_layer("head").quantize("int8")
+    name = model.layers[0].name
+    assert find_adapted(model) == {f"{name}/second": "lora", "head": "int8"}
+    assert find_adapted(model, ["head"]) == {"head": "int8"}
+    assert find_adapted(model, lambda layer: layer.name == "second") == {f"{name}/second": "lora"}
 
 
 def test_strip_takes_the_masks_off_that_a_quantized_layer_keeps_in_its_config():

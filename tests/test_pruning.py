@@ -12,6 +12,8 @@ from keras import layers
 
 import keras_hoyer as kh
 from keras_hoyer.masks import KeepZeros, known_mask
+from keras_hoyer.pruning import adopt_zeros
+from keras_hoyer.units import find_units
 from keras_hoyer.weights import find_kernels
 
 BACKEND = keras.backend.backend()
@@ -424,6 +426,22 @@ def test_what_was_cut_stays_cut_when_a_later_target_is_lower():
     assert kh.prune(model, kh.criteria.TargetSparsity(0.1)).sparsity == pytest.approx(0.5)
     train(model)
     assert_kept(model, pruned)
+
+
+def test_zeros_that_are_adopted_leave_every_other_weight_as_it_is():
+    model = dense_model()
+    first, second, _ = model.layers
+    kernel, bias = first.get_weights()
+    kernel[:, :4], bias[0] = 0, 3  # the first channel is a constant that the next layer reads
+    first.set_weights([kernel, bias])
+    before = model.get_weights()
+    assert adopt_zeros(model, find_units(model, kh.patterns.Channel()))
+    for now, was in zip(model.get_weights(), before, strict=True):
+        np.testing.assert_array_equal(now, was)
+    model.compile(keras.optimizers.Adam(0.01), "mse", run_eagerly=EAGER)
+    train(model)
+    assert not numpy(first.kernel)[:, :4].any()
+    assert numpy(second.kernel)[0].any()
 
 
 def test_two_prunes_of_different_layers_do_not_disturb_each_other():

@@ -7,6 +7,9 @@ import tempfile
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
+
+from keras_hoyer.exporters.destination import check_destination
 
 DEFAULT_LAYERS = "all dense, convolutional, recurrent and attention layers"
 
@@ -84,6 +87,16 @@ def count(text: str) -> int:
     return int(text)
 
 
+def read_data(path: Path | None) -> Any:
+    """The samples in a file; `None` without one. See data.py."""
+    if path is None:
+        return None
+    check_readable(path)
+    from keras_hoyer.cli import data  # NumPy is only needed here
+
+    return data.read_data(path)
+
+
 def check_model(path: Path) -> None:
     """Raises unless there is a file that can be a `.keras` file."""
     check_readable(path)
@@ -91,10 +104,8 @@ def check_model(path: Path) -> None:
         raise ValueError(f"Expected a .keras file. Received: {path}, which is none or is damaged")
 
 
-def check_readable(path: Path | None) -> None:
-    """Raises unless there is a file that may be read; `None` stands for no file."""
-    if path is None:
-        return
+def check_readable(path: Path) -> None:
+    """Raises unless there is a file that may be read."""
     if path.is_dir():
         raise IsADirectoryError(f"Expected a file. Received: {path}, a folder")
     if not path.is_file():
@@ -105,14 +116,7 @@ def check_readable(path: Path | None) -> None:
 
 def check_writable(path: Path) -> None:
     """Raises unless a file can be put at `path`: it takes hours until there is something to put."""
-    folder = Path(os.path.realpath(path)).parent
-    if path.is_dir():
-        raise IsADirectoryError(f"Expected a file to write. Received: -o {path}, a folder")
-    if not folder.is_dir():
-        raise FileNotFoundError(
-            f"Expected a file in a folder that exists. Received: -o {path}: there is no folder "
-            f"{folder}"
-        )
+    folder = check_destination(path).parent
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:

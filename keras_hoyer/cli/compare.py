@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 from keras_hoyer.cli import arguments
 from keras_hoyer.cli.command import Answer, Command, UsageError
 from keras_hoyer.cli.console import Console
-from keras_hoyer.cli.data import read_data
 
 if TYPE_CHECKING:
     from keras_hoyer.exporters.comparison import Side
@@ -49,16 +48,16 @@ def _check(options: argparse.Namespace) -> None:
             arguments.check_model(path)
     if options.model is not None:
         arguments.check_model(options.model)
-    options.data = read_data(options.data)
+    options.data = arguments.read_data(options.data)
 
 
 def _run(options: argparse.Namespace, console: Console) -> Answer:
     from keras_hoyer.exporters import comparison
 
     comparison.use_one_thread()
-    sides = [_side(options, path, console) for path in options.files]
+    a, b = (_side(options, path, console) for path in options.files)
     with console.step("running both"):
-        result = comparison.compare(*sides, options.data, options.tolerance, options.runs)
+        result = comparison.compare(a, b, options.data, options.tolerance, options.runs)
     text = str(result)
     if not result.within_tolerance and options.data is None:
         text += (
@@ -71,6 +70,7 @@ def _side(options: argparse.Namespace, path: Path, console: Console) -> "Side":
     from keras_hoyer.cli import models
     from keras_hoyer.exporters import comparison, load_sparse_weights
 
+    side: Side
     if path.suffix in RUN:
         with console.step(f"reading {path}"):
             side = comparison.FileSide(path)

@@ -54,7 +54,7 @@ class Console:
     def keep_stdout_clean(self) -> Iterator[None]:
         """Sends what Keras, converters and warnings print to stderr, and shortens the warnings."""
 
-        def show(message: Warning, *rest: Any) -> None:
+        def show(message: Warning | str, *rest: Any, **more: Any) -> None:
             self.complain(f"warning: {message}")
 
         with (
@@ -73,10 +73,10 @@ class Console:
 
         TensorFlow greets with a page of it whenever it is imported.
         """
-        if not _are_files():
+        if (descriptors := _descriptors()) is None:
             yield
             return
-        descriptor = sys.__stderr__.fileno()
+        descriptor = descriptors[1]
         with tempfile.TemporaryFile() as hidden, os.fdopen(os.dup(descriptor), "w") as stream:
             self._stream = stream
             try:
@@ -115,16 +115,18 @@ def answer(text: str, end: str = "\n") -> None:
 
 @contextlib.contextmanager
 def _stdout_of_native_code_as_stderr() -> Iterator[None]:
-    if not _are_files():
+    if (descriptors := _descriptors()) is None:
         yield
         return
-    with _redirected(sys.__stdout__.fileno(), sys.__stderr__.fileno()):
+    with _redirected(*descriptors):
         yield
 
 
-def _are_files() -> bool:
-    """Whether stdout and stderr are the process' own: tests and notebooks put others there."""
-    return None not in (sys.__stdout__, sys.__stderr__) and sys.stderr is sys.__stderr__
+def _descriptors() -> tuple[int, int] | None:
+    """Those of stdout and stderr; `None` where tests or notebooks put others in their place."""
+    if sys.__stdout__ is None or sys.__stderr__ is None or sys.stderr is not sys.__stderr__:
+        return None
+    return sys.__stdout__.fileno(), sys.__stderr__.fileno()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ from pathlib import Path
 from keras_hoyer.cli import arguments
 from keras_hoyer.cli.command import Answer, Command, UsageError
 from keras_hoyer.cli.console import Console
-from keras_hoyer.cli.data import read_data
 from keras_hoyer.cli.words import in_own_words
 
 # What each format can be quantized to, and what it needs: as the library has it, which a test
@@ -101,7 +100,7 @@ def _check(options: argparse.Namespace) -> None:
         )
     arguments.check_model(options.file)
     arguments.check_writable(options.output)
-    options.data = read_data(options.data)
+    options.data = arguments.read_data(options.data)
 
 
 def _format(options: argparse.Namespace) -> str:
@@ -127,10 +126,8 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
 
     settings = {
         name: getattr(options, name)
-        for name in ("format", "quantize", "sparse", "tolerance", "optimize_for")
+        for name in ("format", "quantize", "sparse", "tolerance", "optimize_for", "io_dtype")
     }
-    if options.io_dtype != "float32":
-        settings["io_dtype"] = options.io_dtype
     model = models.load(options.file, console)
     with console.step(f"converting, running and comparing {options.output}"):
         result = export(model, options.output, representative_data=options.data, **settings)

@@ -18,6 +18,7 @@ from keras_hoyer.cli.prune import PRUNE
 from keras_hoyer.cli.report import REPORT
 from keras_hoyer.cli.shrink import SHRINK
 from keras_hoyer.cli.versions import ShowVersions
+from keras_hoyer.exporters.destination import ending_in_order
 from keras_hoyer.exporters.results import ExportError
 
 COMMANDS = (REPORT, PRUNE, SHRINK, EXPORT, COMPARE)
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     console = Console(options.parser.prog, quiet=options.json)
     try:
         command.check(options)
-        with console.keep_stdout_clean():
+        with ending_in_order(), console.keep_stdout_clean():
             # Registers our classes, which models in files may have; see keras_hoyer/__init__.py.
             with console.step("starting Keras"), console.hide_chatter():
                 importlib.import_module("keras_hoyer._public")

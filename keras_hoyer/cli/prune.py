@@ -48,7 +48,10 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     group = parser.add_argument_group("how much: exactly one of")
     amount = group.add_mutually_exclusive_group(required=True)
-    positive = {"type": arguments.number("a positive number", lambda x: x > 0), "metavar": "X"}
+    positive: dict[str, Any] = {
+        "type": arguments.number("a positive number", lambda x: x > 0),
+        "metavar": "X",
+    }
     amount.add_argument(
         "--sparsity",
         type=arguments.number("a share from 0 up to, but not including, 1", lambda x: 0 <= x < 1),

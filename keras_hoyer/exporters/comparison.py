@@ -180,7 +180,8 @@ class Comparison:
         ]
 
     def _sizes(self) -> list[tuple[str, ...]]:
-        rows = [("", "A", "B", "A / B"), ("bytes", *_cells(self.bytes, ","))]
+        rows: list[tuple[str, ...]] = [("", "A", "B", "A / B")]
+        rows.append(("bytes", *_cells(self.bytes, ",")))
         if self.milliseconds:
             rows.append(("milliseconds", *_cells(self.milliseconds, ".4f")))
         return rows

@@ -71,9 +71,11 @@ def write(
     tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
 
     def attempt(sizes: signatures.Signature) -> ExportResult:
-        return _write(
-            model, folder, sizes, data, quantize, sparse, tolerance, optimize_for, io_dtype
-        )
+        steps = [size for spec in sizes.inputs for size in spec.shape[1:2] if size is not None]
+        fixed = sizes is not signature and steps
+        layers, unroll = litert_convert.recurrent_layers(model, max(steps) if fixed else None)
+        job = {"quantize": quantize, "unroll": unroll, "io_dtype": io_dtype}
+        return _write(model, folder, sizes, data, layers, job, sparse, tolerance, optimize_for)
 
     return open_sizes.write(signature, data, attempt)
 
@@ -83,15 +85,15 @@ def _write(
     folder: Path,
     signature: signatures.Signature,
     data: list[np.ndarray] | None,
-    quantize: str | None,
+    recurrent: list[keras.Layer],
+    job: dict[str, Any],
     sparse: bool | str,
     tolerance: float,
     optimize_for: str,
-    io_dtype: str,
 ) -> ExportResult:
+    quantize = job["quantize"]
     notes = _notes(model)
-    layers, unroll = litert_convert.recurrent_layers(model, signature)
-    if layers and not unroll:
+    if recurrent and not job["unroll"]:
         signature = signature.with_batch(1)
     if data is None:
         data = signatures.random_arrays(model, signature, signatures.CHECK_SAMPLES)
@@ -103,11 +105,10 @@ def _write(
     processes.store_calls(folder / "calls.npz", signature, calls)
 
     label = quantize or "float32"
-    job = {"quantize": quantize, "unroll": unroll, "io_dtype": io_dtype}
     failure = _convert(model, signature, folder, data if quantize == "int8" else None, job)
     if failure is not None:
         candidate = Candidate(f"{label} dense", f"not converted: {failure}")
-        reason = f"nothing was written.{_way_out(quantize, layers)}"
+        reason = f"nothing was written.{_way_out('convert', quantize, recurrent)}"
         raise ExportError("convert", reason, (candidate,))
     dense = folder / litert_convert.DENSE
     candidates = {dense: processes.check(f"{label} dense", dense, expected, tolerance)}
@@ -128,14 +129,16 @@ def _write(
     best = _best([path for path in asked_for if candidates[path].right], candidates)
     tried = {p: _outcome(c, p == best, p in asked_for) for p, c in candidates.items()}
     if best is None:
-        reason = f"no candidate is right, nothing was written.{_way_out(quantize, layers)}"
+        reason = (
+            f"no candidate is right, nothing was written.{_way_out('check', quantize, recurrent)}"
+        )
         raise ExportError("check", reason, tuple(tried.values()))
     content = best.read_bytes()
     tensors = litert_file.tensors_of(content)
-    if layers:
-        notes.append(litert_notes.of_recurrent_layers(unroll, content))
+    if recurrent:
+        notes.append(litert_notes.of_recurrent_layers(job["unroll"], content))
     notes += litert_notes.of_weighing(folder, quantize, sparse, content, tensors)
-    if io_dtype != "float32":
+    if job["io_dtype"] != "float32":
         notes += litert_notes.of_interface(content)
     return ExportResult(
         path=best,
@@ -150,14 +153,22 @@ def _write(
     )
 
 
-def _way_out(quantize: str | None, recurrent: list[keras.Layer]) -> str:
+def _way_out(step: str, quantize: str | None, recurrent: list[keras.Layer]) -> str:
     """What to do about a file that is not right, where that is known."""
-    if quantize != "int8":
+    if quantize != "int8" or (step == "convert" and not recurrent):
         return ""
     names = ", ".join(layer.name for layer in recurrent)
-    cause = f"LiteRT cannot compute every recurrent layer in int8 ({names})" if names else ""
-    cause = cause or "In int8 one scale serves all values of a tensor, however far apart they are"
-    return f" {cause}: `quantize='dynamic'` keeps the weights in int8 and computes in floats."
+    if step == "convert":
+        steps = litert_convert.UNROLLED_STEPS
+        cause = (
+            f"Loops of recurrent layers ({names}) may be what TensorFlow cannot calibrate; up to "
+            f"{steps} fixed steps are unrolled instead"
+        )
+    elif names:
+        cause = f"In int8 recurrent layers ({names}) add up what is rounded from step to step"
+    else:
+        cause = "In int8 one scale serves all values of a tensor, however far apart they are"
+    return f" {cause}. `quantize='dynamic'` keeps the weights in int8 and computes in floats."
 
 
 def _best(right: list[Path], candidates: dict[Path, Candidate]) -> Path | None:

@@ -1,14 +1,10 @@
-"""Converts a model to a dense `.tflite` file, where Keras runs on TensorFlow.
-
-Usage: python -m keras_hoyer.exporters.litert_convert FOLDER, for `_converted_apart`.
-"""
+"""Converts a model to a dense `.tflite` file, where Keras runs on TensorFlow."""
 
 import contextlib
 import dataclasses
 import json
 import re
 import shutil
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -72,16 +68,15 @@ def convert_here(
                 _unrolled(model, unroll),
                 substitutes.in_place("tflite"),
             ):
-                _save(model, signature, saved)
-            apart = False
-            for other in WEIGHED[quantize]:
-                weighed = _converted(saved, other, signature, None, "float32")
-                (folder / weighed_file(other)).write_bytes(weighed)
-                apart = litert_file.has_loops(weighed)
-            if quantize == "int8" and apart:
+                loops = _save(model, signature, saved)
+            if quantize == "int8" and loops:
                 content = _converted_apart(folder, signature, calibration, io_dtype)
             else:
-                content = _converted(saved, quantize, signature, calibration, io_dtype)
+                content = converted(saved, quantize, signature, calibration, io_dtype)
+            for other in WEIGHED[quantize]:
+                if len(content) > _least_bytes(model, other):
+                    weighed = converted(saved, other, signature, None, "float32")
+                    (folder / weighed_file(other)).write_bytes(weighed)
     except Exception as error:  # the converter raises anything
         return _reason(error)
     content = bytearray(litert_scales.widen(content) if quantize == "int8" else content)
@@ -92,26 +87,31 @@ def convert_here(
 
 
 def recurrent_layers(
-    model: keras.Model, signature: signatures.Signature
+    model: keras.Model, open_steps: int | None = None
 ) -> tuple[list[keras.Layer], bool]:
     """The recurrent layers, and whether all of them can be unrolled.
 
     Args:
         model: a built model.
-        signature: the sizes that the file will take, which may fix what the model leaves open.
+        open_steps: what the file fixes a number of steps to that the model leaves open.
     """
     layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
     steps = [
         ((layer.get_build_config() or {}).get("input_shape") or (0, None))[1] for layer in layers
     ]
-    sizes = [size for spec in signature.inputs for size in spec.shape[1:2]]
-    if None in steps and None not in [size for spec in signature.inputs for size in spec.shape[1:]]:
-        steps = [max(sizes, default=None) if count is None else count for count in steps]
-    return layers, all(count is not None and count <= UNROLLED_STEPS for count in steps)
+    known = [open_steps if count is None else count for count in steps]
+    return layers, all(count is not None and count <= UNROLLED_STEPS for count in known)
 
 
-def _save(model: keras.Model, signature: signatures.Signature, path: Path) -> None:
-    """Writes a SavedModel that takes and returns named flat tensors."""
+def _least_bytes(model: keras.Model, quantize: str | None) -> int:
+    """What the kernels take in floats at least, however they are stored: their nonzeros."""
+    kernels = [weight for weight in model.weights if len(weight.shape) > 1]
+    nonzero = sum(int(np.count_nonzero(keras.ops.convert_to_numpy(w))) for w in kernels)
+    return nonzero * (2 if quantize == "float16" else 4)
+
+
+def _save(model: keras.Model, signature: signatures.Signature, path: Path) -> bool:
+    """Writes a SavedModel of named flat tensors; returns whether it has loops or branches."""
     import tensorflow as tf  # noqa: PLC0415
 
     module = tf.Module()
@@ -119,15 +119,25 @@ def _save(model: keras.Model, signature: signatures.Signature, path: Path) -> No
     module.resources_of_model = tensorflow_graph.resources_of(model)
     module.serve = tensorflow_graph.function_of(model, signature)
     tf.saved_model.save(module, str(path), signatures={"serving_default": module.serve})
+    return tensorflow_graph.has_loops(module.serve)
 
 
-def _converted(
+def converted(
     saved: Path,
     quantize: str | None,
     signature: signatures.Signature,
     calibration: list[np.ndarray] | None,
     io_dtype: str,
 ) -> bytes:
+    """The `.tflite` file of a saved model.
+
+    Args:
+        saved: the SavedModel.
+        quantize: as for `convert_here`.
+        signature: its inputs.
+        calibration: representative inputs for `"int8"`.
+        io_dtype: as for `convert_here`.
+    """
     import tensorflow as tf  # noqa: PLC0415
 
     converter = tf.lite.TFLiteConverter.from_saved_model(str(saved))
@@ -158,32 +168,18 @@ def _converted_apart(
     calibration: list[np.ndarray],
     io_dtype: str,
 ) -> bytes:
-    """`_converted` to int8 in a process of its own: calibration may crash on loops."""
+    """`converted` to int8 in a process of its own: calibration may crash on loops."""
     np.savez(folder / "apart.npz", *calibration)
     inputs = [dataclasses.asdict(spec) for spec in signature.inputs]
     (folder / "apart.json").write_text(json.dumps({"inputs": inputs, "io_dtype": io_dtype}))
     failure = processes.run_process(
-        ["-m", "keras_hoyer.exporters.litert_convert", str(folder)],
+        ["-m", "keras_hoyer.exporters._calibrate", str(folder)],
         processes.CONVERT_TIMEOUT,
         processes.on_tensorflow(),
     )
     if failure:
         raise RuntimeError(f"the calibration of a graph with loops or branches {failure}")
     return (folder / "apart.tflite").read_bytes()
-
-
-def _main(folder: Path) -> None:
-    job = json.loads((folder / "apart.json").read_text())
-    inputs = tuple(
-        signatures.ModelInput(spec["name"], tuple(spec["shape"]), spec["dtype"])
-        for spec in job["inputs"]
-    )
-    with np.load(folder / "apart.npz") as stored:
-        calibration = [stored[name] for name in stored.files]
-    signature = signatures.Signature(inputs, None)
-    saved = folder / "saved_model"
-    content = _converted(saved, "int8", signature, calibration, job["io_dtype"])
-    (folder / "apart.tflite").write_bytes(content)
 
 
 @contextlib.contextmanager
@@ -220,7 +216,3 @@ def _places(text: str) -> str:
     named = re.findall(r'fused\["[^"]*", "([^"@]+)@', text)
     places = [place for place in dict.fromkeys(named) if "StatefulPartitionedCall" not in place]
     return f" (at {', '.join(places[:5])})" if places else ""
-
-
-if __name__ == "__main__":
-    _main(Path(sys.argv[1]))

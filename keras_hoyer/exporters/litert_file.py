@@ -52,13 +52,6 @@ def make_zeros_positive(content: bytearray) -> None:
             values[values == 0] = 0
 
 
-def has_loops(content: bytes) -> bool:
-    """Whether a file has loops or branches, each part of which is a graph of its own."""
-    from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415
-
-    return schema.Model.GetRootAs(content, 0).SubgraphsLength() > 1
-
-
 def bytes_of_constants(content: bytes) -> int:
     """How much of a file is weights and other constants."""
     from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415

@@ -40,7 +40,10 @@ def of_weighing(
     """Says which other quantization gives a smaller file, and why, if one does."""
     sizes = {}
     for other in litert_convert.WEIGHED[quantize]:
-        content = (folder / litert_convert.weighed_file(other)).read_bytes()
+        path = folder / litert_convert.weighed_file(other)
+        if not path.exists():
+            continue  # its kernels alone would take more
+        content = path.read_bytes()
         encoded = litert_encoding.encode(content) if sparse else None
         sizes[other] = min(len(content), len(encoded or content))
     smaller = {other: size for other, size in sizes.items() if size < len(best)}

@@ -2,8 +2,6 @@
 
 from typing import Any
 
-import numpy as np
-
 
 def quantization_of(content: bytes) -> str | None:
     """How a file computes, in the words of `export`'s argument `quantize`.
@@ -18,7 +16,8 @@ def quantization_of(content: bytes) -> str | None:
     from ai_edge_litert import schema_py_generated as schema  # noqa: PLC0415
 
     model = schema.Model.GetRootAs(content, 0)
-    stored, computed = set(), set()
+    stored: set[int] = set()
+    computed: set[int] = set()
     for g in range(model.SubgraphsLength()):
         graph = model.Subgraphs(g)
         for t in range(graph.TensorsLength()):
@@ -55,17 +54,16 @@ def input_ranges(content: bytes) -> dict[str, tuple[float, float]]:
         if code == schema.BuiltinOperator.QUANTIZE:
             becomes[operator.Inputs(0)] = operator.Outputs(0)
     limits = {
-        schema.TensorType.INT8: np.iinfo("int8"),
-        schema.TensorType.UINT8: np.iinfo("uint8"),
-        schema.TensorType.INT16: np.iinfo("int16"),
+        schema.TensorType.INT8: (-(2**7), 2**7 - 1),
+        schema.TensorType.UINT8: (0, 2**8 - 1),
+        schema.TensorType.INT16: (-(2**15), 2**15 - 1),
     }
     ranges = {}
     for i in range(signature.InputsLength()):
         place = signature.Inputs(i)
         tensor = graph.Tensors(becomes.get(place.TensorIndex(), place.TensorIndex()))
         if tensor.Type() in limits and (scale := _scale(tensor)):
-            ends = limits[tensor.Type()]
-            low, high = ((end - scale[1]) * scale[0] for end in (ends.min, ends.max))
+            low, high = ((end - scale[1]) * scale[0] for end in limits[tensor.Type()])
             ranges[place.Name().decode()] = (low, high)
     return ranges
 

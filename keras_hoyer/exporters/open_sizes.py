@@ -31,7 +31,8 @@ def write(
     try:
         return attempt(signature)
     except ExportError as error:
-        if not names or error.step == "outputs of the model":
+        runs = any(candidate.right for candidate in error.candidates)
+        if not names or runs or error.step == "outputs of the model":
             raise
         failure = error
     if data is None:

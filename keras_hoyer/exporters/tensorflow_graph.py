@@ -38,6 +38,14 @@ def resources_of(model: keras.Model) -> list:
     return [part for part in tf.train.TrackableView(model).descendants() if isinstance(part, kind)]
 
 
+def has_loops(function: Any) -> bool:
+    """Whether a function has loops or branches, itself or in a function that it calls."""
+    definition = function.get_concrete_function().graph.as_graph_def()
+    called = (node for part in definition.library.function for node in part.node_def)
+    kinds = {node.op for node in (*definition.node, *called)}
+    return not kinds.isdisjoint({"While", "StatelessWhile", "If", "StatelessIf", "Case"})
+
+
 def frozen(function: Any) -> tuple[Any, list[str], list[str]]:
     """A function's graph with every weight and constant in it.
 

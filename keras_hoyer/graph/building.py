@@ -292,7 +292,7 @@ class Builder:
         for weight in find_weights(model):
             constraint = weight.get("constraint")
             if isinstance(constraint, KeepZeros) and id(weight.variable) in copies:
-                mask = constraint.get_mask(weight.name)
+                mask = constraint.get_mask(weight.name, weight.variable.shape)
                 mask = None if mask is None else self.cut(weight.variable, mask)
                 if mask is not None and not mask.all():
                     masks[targets[id(copies[id(weight.variable)][1])]] = mask

@@ -11,6 +11,7 @@ from keras_hoyer.graph.building import Builder
 from keras_hoyer.graph.checking import check_outputs
 from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph
+from keras_hoyer.plain import find_adapted
 from keras_hoyer.weights import find_weights
 
 
@@ -65,6 +66,12 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
     >>> bool(np.allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5))
     True
     """
+    adapted = find_adapted(model) if isinstance(model, keras.Model) else {}
+    if adapted:
+        warn(
+            "Kept as they are, since LoRA adds to their kernels or they are quantized: layers "
+            f"{', '.join(adapted)}. The order is: merge LoRA, prune, shrink, quantize."
+        )
     graph = ChannelGraph(model)
     unreached = Unreached(graph, [weight for weight in find_weights(model) if weight.is_kernel])
     if unreached:
