@@ -104,6 +104,8 @@ def test_a_model_without_a_call_is_known():
     assert _keras.has_call(keras.Sequential())
     assert not _keras.has_call(type("Held", (keras.Model,), {})())
     assert not _keras.has_call(keras.layers.Layer())
+
+
 def test_layers_are_found_at_any_depth():
     inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="deep")])
     model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(1, name="flat")])
