@@ -29,11 +29,12 @@ from runs import append
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
 
-from judging import TOLERANCE, Verdict, examine
-from random_networks import KINDS, random_steps
+from judging import TOLERANCE, Verdict, examine  # noqa: E402
+from random_networks import KINDS, random_steps  # noqa: E402
 
 
 def main() -> None:
+    """Examines what has no line yet, and writes the summary."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--count", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=0)
@@ -71,8 +72,8 @@ def _examined(seed: int, number: int) -> dict:
     rank, steps = random_steps(np.random.default_rng([seed, number]))
     try:
         verdict = examine(rank, steps, number)
-    except Exception as error:  # a network that Keras itself does not build or call
-        verdict = Verdict(outcome="not built", message=f"{type(error).__name__}: {error}")
+    except Exception as error:  # a network that Keras itself does not build
+        verdict = Verdict(outcome="no model", message=f"{type(error).__name__}: {error}")
     line = {"seed": seed, "number": number, **dataclasses.asdict(verdict)}
     return line if verdict.outcome == "same" else {**line, "rank": rank, "steps": steps}
 
@@ -86,7 +87,7 @@ def _summary(seed: int, lines: list[dict]) -> dict:
         "seed": seed,
         "count": len(lines),
         "tolerance": TOLERANCE,
-        **{name: counts[name] for name in ("same", "wrong", "crashed", "refused", "not built")},
+        **{name: counts[name] for name in ("same", "wrong", "crashed", "refused", "no model")},
         "largest_error": max(fair, default=0.0),
         "beyond_tolerance_by_rounding": sum(error > TOLERANCE for error in fair),
         "made_smaller": sum(line["removed"] > 0 for line in lines),

@@ -23,7 +23,8 @@ class Verdict:
     """What became of one network.
 
     Attributes:
-        outcome: "same", "wrong", "refused" (an error that says why) or "crashed" (any other).
+        outcome: "same", "wrong", "refused" (an error that says why), "crashed" (any other), or
+            "no model" (Keras itself cannot call the network).
         error: the largest difference of the outputs, relative to the largest output.
         rounding: the same of the model before, whose numbers were changed by what rounding does.
         removed: the share of the parameters that are gone.
@@ -55,6 +56,11 @@ def examine(rank, steps, seed, reload=True):
     randomize(model, seed)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # of layers without a rule
+        try:
+            _outputs(model, random_inputs(model, seed, size=7))
+        except Exception as error:  # Keras hands some masks on at run time only
+            verdict.outcome, verdict.message = "no model", f"{type(error).__name__}: {error}"
+            return verdict
         verdict.zeros = make_zeros(model, np.random.default_rng(seed))
         try:
             small = _shrunk(model, verdict)

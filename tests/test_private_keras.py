@@ -43,6 +43,69 @@ def test_a_callback_finds_the_others_of_its_fit():
     assert _keras.running_callbacks() is None
 
 
+class Net(keras.Model):
+    def __init__(self):
+        super().__init__()
+        self.dense = keras.layers.Dense(2)
+
+    def call(self, x, training=None):
+        return self.dense(x)
+
+
+def test_the_arguments_that_keras_hands_to_every_layer_are_known():
+    layer = keras.layers.Dense(2)
+    assert "training" in _keras.context_arguments(layer)
+    layer(keras.Input((3,)), training=False)  # dropped, as `call` has none
+    assert "units" not in _keras.context_arguments(layer)
+
+
+def test_a_model_remembers_what_it_was_built_with_and_called_on():
+    model = Net()
+    assert _keras.build_shapes(model) == {}
+    model(keras.ops.ones((2, 3)))
+    assert list(_keras.build_shapes(model).values()) == [(2, 3)]
+    assert _keras.last_call(model) is None
+    x = keras.Input((3,))
+    model(x, training=False)
+    args, kwargs = _keras.last_call(model)
+    assert args[0] is x and kwargs["training"] is False
+
+
+def test_a_call_that_does_not_follow_the_graph_is_known():
+    class Own(keras.Model):
+        def call(self, x):
+            return x
+
+    x = keras.Input((3,))
+    plain = keras.Model(x, keras.layers.Dense(2)(x))
+    assert _keras.follows_its_graph(plain)
+    assert _keras.follows_its_graph(keras.Sequential([x, keras.layers.Dense(2)]))
+    assert not _keras.follows_its_graph(Own(x, keras.layers.Dense(2)(x)))
+    assert not _keras.follows_its_graph(Net())
+
+
+def test_the_inputs_of_a_functional_model_keep_their_structure():
+    x = keras.Input((3,), name="x")
+    assert _keras.input_structure(keras.Model({"x": x}, x * 2)).keys() == {"x"}
+    assert _keras.input_structure(Net()) is None
+
+
+def test_a_mask_of_a_symbolic_tensor_is_known():
+    x = keras.Input((5, 3))
+    masked = keras.layers.Masking()(x)
+    assert _keras.has_mask(masked)
+    assert _keras.has_mask(keras.layers.Dense(2)(masked))
+    assert not _keras.has_mask(x)
+    assert not _keras.has_mask(keras.ops.relu(masked))
+
+
+def test_a_model_without_a_call_is_known():
+    assert _keras.has_call(Net())
+    assert _keras.has_call(keras.Sequential())
+    assert not _keras.has_call(type("Held", (keras.Model,), {})())
+    assert not _keras.has_call(keras.layers.Layer())
+
+
 def test_layers_are_found_at_any_depth():
     inner = keras.Sequential([keras.Input((3,)), keras.layers.Dense(2, name="deep")])
     model = keras.Sequential([keras.Input((3,)), inner, keras.layers.Dense(1, name="flat")])
@@ -115,64 +178,3 @@ def test_what_compile_was_called_with_is_known():
     found = _keras.compile_arguments(model)
     assert (found["loss"], found["metrics"]) == (loss, ["mae"])
     model.compile(**found)
-class Net(keras.Model):
-    def __init__(self):
-        super().__init__()
-        self.dense = keras.layers.Dense(2)
-
-    def call(self, x, training=None):
-        return self.dense(x)
-
-
-def test_the_arguments_that_keras_hands_to_every_layer_are_known():
-    layer = keras.layers.Dense(2)
-    assert "training" in _keras.context_arguments(layer)
-    layer(keras.Input((3,)), training=False)  # dropped, as `call` has none
-    assert "units" not in _keras.context_arguments(layer)
-
-
-def test_a_model_remembers_what_it_was_built_with_and_called_on():
-    model = Net()
-    assert _keras.build_shapes(model) == {}
-    model(keras.ops.ones((2, 3)))
-    assert list(_keras.build_shapes(model).values()) == [(2, 3)]
-    assert _keras.last_call(model) is None
-    x = keras.Input((3,))
-    model(x, training=False)
-    args, kwargs = _keras.last_call(model)
-    assert args[0] is x and kwargs["training"] is False
-
-
-def test_a_call_that_does_not_follow_the_graph_is_known():
-    class Own(keras.Model):
-        def call(self, x):
-            return x
-
-    x = keras.Input((3,))
-    plain = keras.Model(x, keras.layers.Dense(2)(x))
-    assert _keras.follows_its_graph(plain)
-    assert _keras.follows_its_graph(keras.Sequential([x, keras.layers.Dense(2)]))
-    assert not _keras.follows_its_graph(Own(x, keras.layers.Dense(2)(x)))
-    assert not _keras.follows_its_graph(Net())
-
-
-def test_the_inputs_of_a_functional_model_keep_their_structure():
-    x = keras.Input((3,), name="x")
-    assert _keras.input_structure(keras.Model({"x": x}, x * 2)).keys() == {"x"}
-    assert _keras.input_structure(Net()) is None
-
-
-def test_a_mask_of_a_symbolic_tensor_is_known():
-    x = keras.Input((5, 3))
-    masked = keras.layers.Masking()(x)
-    assert _keras.has_mask(masked)
-    assert _keras.has_mask(keras.layers.Dense(2)(masked))
-    assert not _keras.has_mask(x)
-    assert not _keras.has_mask(keras.ops.relu(masked))
-
-
-def test_a_model_without_a_call_is_known():
-    assert _keras.has_call(Net())
-    assert _keras.has_call(keras.Sequential())
-    assert not _keras.has_call(type("Held", (keras.Model,), {})())
-    assert not _keras.has_call(keras.layers.Layer())

@@ -2,7 +2,7 @@
 
 import keras
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from judging import WAYS, difference, examine
 from random_networks import FEATURES, IMAGE, KINDS, SEQUENCE, VOLUME, build_network
@@ -20,6 +20,7 @@ STEPS = st.lists(
 @given(RANKS, STEPS, st.integers(0, 1000))
 def test_a_random_network_gives_the_same_outputs(rank, steps, seed):
     verdict = examine(rank, steps, seed, reload=seed % 4 == 0)
+    assume(verdict.outcome != "no model")
     assert verdict.outcome == "same", verdict
 
 

@@ -92,7 +92,8 @@ def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: A
     for mask in masks:
         graph.freeze(*_lined_up(x, mask), *mask.axes)
     sizes = [None if index is None else x.shape[index] for index in indices]
-    if masks or graph.masked or None in sizes or not isinstance(layer, (layers.Softmax, nn_ops.Softmax)):
+    shares = isinstance(layer, (layers.Softmax, nn_ops.Softmax))
+    if masks or graph.masked or None in sizes or not shares:
         return forgetting(x)
     # What is constant at all places that are compared gets an equal share of each.
     share = 1 / math.prod(sizes)
