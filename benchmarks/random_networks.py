@@ -72,8 +72,8 @@ def _examined(seed: int, number: int) -> dict:
     rank, steps = random_steps(np.random.default_rng([seed, number]))
     try:
         verdict = examine(rank, steps, number)
-    except Exception as error:  # a network that Keras itself does not build
-        verdict = Verdict(outcome="no model", message=f"{type(error).__name__}: {error}")
+    except Exception as error:  # building it, or making its zeros
+        verdict = Verdict(outcome="crashed", message=f"{type(error).__name__}: {error}")
     line = {"seed": seed, "number": number, **dataclasses.asdict(verdict)}
     return line if verdict.outcome == "same" else {**line, "rank": rank, "steps": steps}
 
