@@ -212,6 +212,9 @@ def test_a_process_that_is_asked_to_end_leaves_no_folder_and_ends_so(tmp_path, n
         sys.path.insert(0, {str(ROOT / "keras_hoyer" / "exporters")!r})
         import destination
 
+        # As in a terminal, also where the tests run in the background.
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
         assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
         with destination.replacing({str(target)!r}) as place:
             (place.folder / "made").write_bytes(b"new")
