@@ -146,6 +146,7 @@ def test_layers_that_the_converter_lacks_are_right_in_an_onnx_file(tmp_path):
 
 @on_tensorflow
 def test_operations_made_of_others_keep_their_digits(tmp_path):
+    pytest.importorskip("tf2onnx")
     special = pytest.importorskip("scipy.special")
     tf = pytest.importorskip("tensorflow")
     functions = {
@@ -171,6 +172,8 @@ def test_operations_made_of_others_keep_their_digits(tmp_path):
 
 @on_tensorflow
 def test_a_model_with_a_longest_length_goes_to_onnx_by_its_data(tmp_path):
+    pytest.importorskip("tf2onnx")
+
     class Positions(layers.Layer):
         def build(self, shape):
             self.table = self.add_weight(shape=(5, shape[-1]))

@@ -7,6 +7,10 @@ from hypothesis import strategies as st
 from judging import WAYS, difference, examine
 from random_networks import FEATURES, IMAGE, KINDS, SEQUENCE, VOLUME, build_network
 
+pytestmark = pytest.mark.skipif(
+    not hasattr(keras.ops, "array_split"), reason="kinds of layers that this Keras lacks"
+)
+
 # Of each rank; JAX compiles each operation of each network anew.
 EXAMPLES = {"jax": 2, "tensorflow": 15}.get(keras.backend.backend(), 38)
 

@@ -203,6 +203,9 @@ def test_a_normalization_keeps_statistics_set_in_any_way():
     assert largest_difference(model, shrunk(model)) <= 1e-6
 
 
+@pytest.mark.skipif(
+    not hasattr(keras.ops, "array_split"), reason="older Keras builds its outputs one wide"
+)
 def test_a_discretization_keeps_its_boundaries():
     layer = layers.Discretization(num_bins=4, output_mode="one_hot", name="bins")
     layer.adapt(np.arange(100.0))
