@@ -80,7 +80,7 @@ def with_gradient(
             if upstream is None:
                 (upstream,) = args
                 now = weights, parts
-            elif _records_backward():
+            elif records_backward():
                 # PyTorch computes the value without a graph: what it gave are constants to it.
                 again = ops.cast(args[0], dtype)
                 now = again, evaluate(again)[1]
@@ -117,7 +117,7 @@ def checked_flag(name: str, value: Any) -> bool:
     return bool(value)
 
 
-def _records_backward() -> bool:
+def records_backward() -> bool:
     """Whether PyTorch wants to differentiate the gradient that it asks for."""
     import torch  # noqa: PLC0415  (only where it is the backend)
 

@@ -13,6 +13,7 @@ from keras_hoyer.regularizers.base import (
     checked_flag,
     checked_number,
     ratio,
+    records_backward,
     serializable,
     with_gradient,
 )
@@ -171,7 +172,7 @@ def _signed_gradient(weights: Any, slope: Any, pull: Any) -> Any:
     if backend == "tensorflow" and None not in weights.shape:
         if math.prod(weights.shape) >= _FUSED_SIZE:
             return _fused_signed_gradient()(weights, slope, pull)
-    elif backend == "torch" and not weights.requires_grad:
+    elif backend == "torch" and not records_backward():
         # In place: fresh memory costs more than the arithmetic.
         return weights.sign().addcmul_(weights, -pull).mul_(slope)
     return slope * (ops.sign(weights) - pull * weights)
