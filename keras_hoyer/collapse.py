@@ -42,6 +42,6 @@ def warn_of_collapse(
             "This cut keeps less than the effective number of nonzeros that the Hoyer penalty has "
             f"come to: {', '.join(found[:_NAMED])}{more}. What matters is still spread over more "
             "than that, so accuracy may collapse, and fine-tuning may not bring it back. Train "
-            "longer with the penalty before the cut (some 30 epochs rather than 5), with a larger "
-            "factor, or cut less: three times the effective number, which `report` shows, is safe."
+            "longer with the penalty before the cut, with a larger factor, or cut less: the "
+            "effective number in `report` should be well below what stays."
         )
