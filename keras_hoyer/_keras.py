@@ -6,7 +6,7 @@ Nothing else touches a private name, so that a new Keras breaks this file with a
 import contextlib
 import functools
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -209,3 +209,44 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
 def has_mask(x: keras.KerasTensor) -> bool:
     """Whether a symbolic tensor carries a mask, which Keras hands on beside the arguments."""
     return getattr(x, "_keras_mask", None) is not None
+
+
+def own_variables(layer: keras.Layer) -> list[keras.Variable]:
+    """The variables that a layer holds itself, not its parts."""
+    return [*layer._trainable_variables, *layer._non_trainable_variables]
+
+
+@contextlib.contextmanager
+def forgetting_calls(layer: keras.Layer) -> Iterator[None]:
+    """A scope whose symbolic calls leave no trace in a layer and its parts."""
+    known = [(part, len(part._inbound_nodes), len(part._outbound_nodes)) for part in all_of(layer)]
+    try:
+        yield
+    finally:
+        for part, inbound, outbound in known:
+            del part._inbound_nodes[inbound:]
+            del part._outbound_nodes[outbound:]
+
+
+def all_of(layer: keras.Layer) -> list[keras.Layer]:
+    """A layer and all layers inside it."""
+    return list(layer._flatten_layers(include_self=True, recursive=True))
+
+
+def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
+    """The calls that symbolic tensors come from, each after those that it depends on.
+
+    Those that make inputs are left out.
+    """
+    found: dict[int, Any] = {}
+    pending = [(x, False) for x in reversed(outputs)]
+    while pending:
+        x, done = pending.pop()
+        operation, index, _ = x._keras_history
+        node = operation._inbound_nodes[index]
+        if done:
+            found.setdefault(id(node), node)
+        elif id(node) not in found and not node.is_input:
+            pending.append((x, True))
+            pending += [(y, False) for y in reversed(node.input_tensors)]
+    return list(found.values())

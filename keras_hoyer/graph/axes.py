@@ -52,6 +52,7 @@ class Tensor:
         axes: one `Axis` or None for each axis; None where no channel can be removed.
         sizes: the shape in this call, where the model that is walked was built for another one.
             Defaults to `shape`.
+        variable: the variable that it is the value of, if it is one.
     """
 
     def __init__(
@@ -59,10 +60,12 @@ class Tensor:
         shape: Sequence[int | None],
         axes: Sequence[Axis | None] = (),
         sizes: Sequence[int | None] | None = None,
+        variable: Any = None,
     ) -> None:
         self.shape = tuple(shape)
         self.axes = tuple(axes) or (None,) * len(self.shape)
         self.sizes = self.shape if sizes is None else tuple(sizes)
+        self.variable = variable
         if len(self.axes) != len(self.shape):
             raise ValueError(
                 "Invalid value for argument `axes`. Expected one entry for each axis of shape "
@@ -195,3 +198,9 @@ class Read:
     shift: Callable[[np.ndarray], np.ndarray] | None = None
     layer: Any = None
     bias: Any = None
+
+
+def along(values: np.ndarray, axis: int) -> np.ndarray:
+    """The value of each slice along `axis` that has one value only, NaN for the others."""
+    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)

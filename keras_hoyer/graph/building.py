@@ -2,6 +2,7 @@
 
 import types
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import keras
@@ -9,9 +10,13 @@ import numpy as np
 from keras import ops, tree
 
 from keras_hoyer import _keras
+from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Read
 from keras_hoyer.graph.compiled import carry_compile
+from keras_hoyer.graph.configs import resized_configs
 from keras_hoyer.graph.copying import CannotCopy, Copier, without_own
+from keras_hoyer.graph.facts import title
+from keras_hoyer.graph.opened import Opened, depends_on_training, same_calls
 from keras_hoyer.graph.opening import all_layers, as_function, has_graph, nodes_in_order
 from keras_hoyer.graph.state import (
     carry_assets,
@@ -29,6 +34,20 @@ class ShrinkError(ValueError):
     """A smaller model could not be made, or gives other outputs; none is handed over."""
 
 
+class CannotRebuild(ShrinkError):
+    """A layer without a rule cannot be made with the widths that are left.
+
+    Args:
+        layer: the layer.
+        reason: why not, for others to quote.
+    """
+
+    def __init__(self, layer: Any, reason: str) -> None:
+        super().__init__(f"{title(layer)}: {reason}")
+        self.layer = layer
+        self.reason = reason
+
+
 class Builder:
     """Makes the layers anew with the widths that are left, and calls them in the same order.
 
@@ -40,6 +59,8 @@ class Builder:
         steps: for each functional graph, by its id, the new inputs, and the calls in their order:
             the old node, and the new operation, arguments and outputs.
         kept_shared: the layers that the new model has in common with the old one.
+        in_place: for each layer, by its id, what it calls and the models that do so in its place.
+        went: which way each layer without a rule that changes went, by its name.
     """
 
     def __init__(self, graph: ChannelGraph, removed: np.ndarray) -> None:
@@ -50,6 +71,8 @@ class Builder:
         self.steps: dict[int, tuple[list, list[tuple[Any, Any, tuple, dict, list]]]] = {}
         self.kept_shared: list[Any] = []
         self.made: dict[int, tuple[Any, Any]] = {}
+        self.in_place: dict[int, list[tuple[Opened, keras.Model]]] = {}
+        self.went: dict[str, str] = {}
         self.from_config: dict[int, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
         self.partners = {id(layer): group for group in graph.sharing for layer in group}
         self.touched = self._touched(graph.function)
@@ -90,10 +113,12 @@ class Builder:
         for node in nodes_in_order(function):
             args, kwargs = node.arguments.fill_in(known)
             args, kwargs = self.graph.rewritten(node, self.size, args, kwargs)
-            new, results = self.call(node.operation, args, kwargs)
-            outputs = tree.flatten(results)
+            new, args, kwargs, results = self.call(node, args, kwargs)
+            outputs = [y for y in tree.flatten(results) if y is not None]
             known.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
             steps.append((node, new, args, kwargs, outputs))
+        if isinstance(function, Opened):
+            return keras.Model(inputs, [known[id(x)] for x in function.outputs], name=model.name)
         if isinstance(model, keras.Sequential):
             stack = [self.made[id(layer)][1] for layer in model.layers]
             return keras.Sequential([*inputs, *stack], name=model.name)
@@ -116,16 +141,22 @@ class Builder:
             )
         return keras.layers.InputLayer.from_config(config).output
 
-    def call(self, old: Any, args: tuple, kwargs: dict) -> tuple[Any, Any]:
-        """The layer or operation with the sizes that are left, and what it gives.
+    def call(self, node: Any, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict, Any]:
+        """The layer or operation of a call with the sizes that are left, and what it gives.
 
         The first way that works is taken; the same layer again for each call.
+
+        Returns:
+            The layer or operation, the arguments that it was called with, and its outputs.
         """
+        old = node.operation
+        if id(old) in self.in_place:
+            return self._called_in_place(node, args, kwargs)
         if id(old) in self.made:
             new = self.made[id(old)][1]
-            return new, new(*args, **kwargs)
+            return new, args, kwargs, new(*args, **kwargs)
         reasons = []
-        for way in self._ways(old):
+        for way in self._ways(node):
             self.from_config.pop(id(old), None)
             try:
                 new = way(old)
@@ -137,14 +168,18 @@ class Builder:
                 reasons.append(f"{type(error).__name__}: {error}")
             else:
                 self.made[id(old)] = (old, new)
-                return new, outputs
+                return new, args, kwargs, outputs
+        opened = self.graph.opened.get(id(node))
+        if opened is not None:
+            return self._called_in_place(node, args, kwargs)
         raise ShrinkError(
             f"{type(old).__name__} '{old.name}' has to be built anew, as channels of its weights "
             f"or its inputs go, and its config does not make it: {reasons[0]}\n{_advice()}"
         )
 
-    def _ways(self, old: Any) -> Iterator[Callable[[Any], Any]]:
+    def _ways(self, node: Any) -> Iterator[Callable[[Any], Any]]:
         """The ways to make a layer, the best first."""
+        old = node.operation
         if _is_graph(old):
             yield lambda old: self.model(old, as_function(old))
         elif not isinstance(old, keras.Layer):
@@ -153,14 +188,53 @@ class Builder:
             yield self._with_partners
         elif id(old) not in self.touched:
             yield from (self.configured, self.copier.layer, self._kept_shared)
+        elif id(node) in self.graph.opened:
+            yield from self._same_class(old)
         else:
             yield self.configured
             if self._keeps_config(old):
                 yield self._copied_for_other_inputs
 
+    def _same_class(self, old: keras.Layer) -> Iterator[Callable[[Any], Any]]:
+        """The ways to make a layer that is made of layers from its own config."""
+        inner = {id(part) for part in _keras.all_of(old)}
+        if any(id(x.layer) in inner and x.bias is None for x, _ in self.shifts.values()):
+            return  # a bias has to be added inside
+        try:
+            config = old.get_config()
+        except Exception:  # the class has none
+            return
+        axes = self._axes_of_weights(old)
+        for updates in resized_configs(config, {(len(axis), self.size(axis)) for axis in axes}):
+            yield partial(self._with_updates, updates=updates)
+
+    def _called_in_place(
+        self, node: Any, args: tuple, kwargs: dict
+    ) -> tuple[keras.Model, tuple, dict, Any]:
+        """The layers that a layer is made of, as a model in its place."""
+        old, opened = node.operation, self.graph.opened[id(node)]
+        given = {id(x): x for x in tree.flatten((args, accepted(old, kwargs))) if _is_symbolic(x)}
+        known = self.in_place.setdefault(id(old), [])
+        new = next((model for other, model in known if same_calls(other, opened)), None)
+        if new is None:
+            hidden = opened.hidden
+            if not hidden and depends_on_training(opened, node):
+                hidden = "it calls something else in training"
+            if hidden:
+                del self.in_place[id(old)]
+                raise CannotRebuild(old, f"its config does not say the new sizes, and {hidden}")
+            new = self.model(old, opened)
+            known.append((opened, new))
+            self.made.setdefault(id(old), (old, new))
+        inputs = list(given.values())
+        return new, (inputs,), {}, new(inputs)
+
     def configured(self, old: Any) -> Any:
         """A layer or operation made from the config of the old one."""
-        updates = self.graph.updates(old, self.size)
+        return self._with_updates(old, self.graph.updates(old, self.size))
+
+    def _with_updates(self, old: Any, updates: dict[str, Any]) -> Any:
+        """A layer or operation made from the config of the old one, with some entries replaced."""
         if id(old) in self.shifts and self.shifts[id(old)][0].bias is None:
             updates = {**updates, "use_bias": True}
         if not isinstance(old, keras.Layer) and not updates:
@@ -220,6 +294,8 @@ class Builder:
             operation = node.operation
             if _is_graph(operation):
                 touched |= self._touched(as_function(operation))
+            elif id(node) in self.graph.opened:
+                touched |= self._touched(self.graph.opened[id(node)])
             around = [*node.input_tensors, *node.outputs]
             tensors = [self.graph.tensors[id(x)] for x in around if id(x) in self.graph.tensors]
             axes = [axis for tensor in tensors for axis in tensor.labelled]
@@ -260,7 +336,8 @@ class Builder:
         """
         copies = {}
         for old, new in self.made.values():
-            if isinstance(old, keras.Layer) and not _is_graph(old) and old is not new:
+            inlined = _is_graph(old) or id(old) in self.in_place
+            if isinstance(old, keras.Layer) and not inlined and old is not new:
                 pairs = list(zip(old.weights, new.weights, strict=False))
                 for one, two in layer_pairs(old, new):
                     self.copier.know(one, two)
@@ -354,6 +431,10 @@ def _advice() -> str:
 
 def _is_graph(operation: Any) -> bool:
     return isinstance(operation, keras.Model) and has_graph(operation)
+
+
+def _is_symbolic(x: Any) -> bool:
+    return isinstance(x, keras.KerasTensor)
 
 
 def _is_foreign_function(value: Any) -> bool:

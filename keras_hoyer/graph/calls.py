@@ -33,6 +33,7 @@ class Calls:
         self._prefix = ""
         self._repeats = 1
         self._specs: dict[int, keras.KerasTensor] | None = None
+        self._sample: int | None = None  # what stands for open lengths
 
     @contextlib.contextmanager
     def inside(self, function: Any, sizes: Mapping[int, Shape]) -> Iterator[None]:
@@ -42,15 +43,17 @@ class Calls:
             function: the graph.
             sizes: the shapes of its inputs in this call, by their ids.
         """
-        outer = self.node, self.path, self.outputs, self._prefix, self._specs
+        outer = self.node, self.path, self.outputs, self._prefix, self._specs, self._sample
         self._prefix = f"{self.path}/" if self.path else ""
         given = [x for x in function.inputs if id(x) in sizes]
         same = all(tuple(x.shape[1:]) == sizes[id(x)][1:] for x in given)
+        self._sample = getattr(function, "sample", None)
+        same |= self._sample is not None
         self._specs = None
         if self._sized and not same:
             self._specs = {id(x): keras.KerasTensor(sizes[id(x)], x.dtype) for x in given}
         yield
-        self.node, self.path, self.outputs, self._prefix, self._specs = outer
+        self.node, self.path, self.outputs, self._prefix, self._specs, self._sample = outer
 
     def enter(self, node: Any) -> None:
         """Goes on to the call of a node of the graph."""
@@ -60,7 +63,11 @@ class Calls:
             args, kwargs = node.arguments.fill_in(self._specs)
             outputs = tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
             self._specs.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
-        self.outputs = [tuple(y.shape) for y in outputs]
+        self.outputs = [self._open_again(y.shape) for y in outputs]
+
+    def _open_again(self, shape: Shape) -> Shape:
+        """The shape with None for what stands for an open length."""
+        return tuple(None if n is not None and n == self._sample else n for n in shape)
 
     @contextlib.contextmanager
     def wrapped(self, layer: Any, inputs: Sequence[Tensor], times: int | None) -> Iterator[None]:

@@ -14,6 +14,7 @@ from keras_hoyer._keras import (
     input_structure,
     last_call,
 )
+from keras_hoyer.graph.opened import Opened
 
 
 def has_graph(model: Any) -> bool:
@@ -102,6 +103,9 @@ def ranked_inputs(function: Any, args: tuple, kwargs: dict) -> list:
 
 def nodes_in_order(function: Any) -> Iterator[Any]:
     """The calls of a functional graph, each after the calls that it depends on."""
+    if isinstance(function, Opened):
+        yield from function.nodes
+        return
     for depth in sorted(function._nodes_by_depth, reverse=True):
         for node in function._nodes_by_depth[depth]:
             if node.operation and not node.is_input:

@@ -7,7 +7,7 @@ import numpy as np
 
 from keras_hoyer._checks import warn
 from keras_hoyer.graph.axes import FROZEN, Read
-from keras_hoyer.graph.building import Builder
+from keras_hoyer.graph.building import Builder, CannotRebuild
 from keras_hoyer.graph.checking import check_outputs
 from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph
@@ -72,20 +72,20 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
             "Kept as they are, since LoRA adds to their kernels or they are quantized: layers "
             f"{', '.join(adapted)}. The order is: merge LoRA, prune, shrink, quantize."
         )
-    graph = ChannelGraph(model)
+    builder, small = _smaller(model)
+    graph = builder.graph
     unreached = Unreached(graph, [weight for weight in find_weights(model) if weight.is_kernel])
     if unreached:
         warn(unreached.message())
-    builders = [Builder(graph, _removable(graph))]
-    one, small = model, builders[0].build(model)
+    builders = [builder]
+    one = model
     # What is left may be tied less: a convolution of one group in place of two, for instance.
     while small.count_params() < one.count_params():
-        graph = ChannelGraph(small)
-        removed = _removable(graph)
-        if not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
+        builder, smaller = _smaller(small, again=True)
+        if smaller is None:
             break
-        builders.append(Builder(graph, removed))
-        one, small = small, builders[-1].build(small)
+        builders.append(builder)
+        one, small = small, smaller
     if check:
         check_outputs(model, small, builders, sample)
     shared = [f"{type(x).__name__} '{x.name}'" for x in builders[0].kept_shared]
@@ -96,6 +96,24 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
             "they hold can be copied; a `get_config` with all arguments of `__init__` helps."
         )
     return small
+
+
+def _smaller(model: keras.Model, again: bool = False) -> tuple[Builder, keras.Model | None]:
+    """The builder of a smaller model, and the model; None for the latter if nothing goes `again`.
+
+    A layer without a rule whose new sizes nothing can express is kept as it is.
+    """
+    closed: dict[int, str] = {}
+    while True:
+        graph = ChannelGraph(model, closed=closed)
+        removed = _removable(graph)
+        builder = Builder(graph, removed)
+        if again and not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
+            return builder, None
+        try:
+            return builder, builder.build(model)
+        except CannotRebuild as error:
+            closed[id(error.layer)] = f" ({error.reason})"
 
 
 def _removable(graph: ChannelGraph) -> np.ndarray:

@@ -7,9 +7,10 @@ import keras
 import numpy as np
 
 from keras_hoyer.graph.axes import FROZEN, Unknown
+from keras_hoyer.graph.facts import title
 from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.unknown import has_kernels
-from keras_hoyer.graph.walk import ChannelGraph, title
+from keras_hoyer.graph.walk import ChannelGraph
 from keras_hoyer.weights import Weight
 
 

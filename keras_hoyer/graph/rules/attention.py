@@ -10,10 +10,9 @@ import numpy as np
 from keras import layers
 from keras.src.ops import nn as nn_ops
 
-from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     added_constants,
-    along,
     constants_of,
     linear_constants,
     only_zeros,

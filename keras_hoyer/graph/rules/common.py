@@ -22,12 +22,6 @@ def existing(module: Any, *names: str) -> list[type]:
     return [getattr(module, name) for name in names if hasattr(module, name)]
 
 
-def along(values: np.ndarray, axis: int) -> np.ndarray:
-    """The value of each slice along `axis` that has one value only, NaN for the others."""
-    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-    return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)
-
-
 def only_zeros(axis: Axis | None) -> Axis | None:
     """The axis with only its zeros known."""
     return None if axis is None else axis.having(np.where(axis.constants == 0, 0, np.nan))

@@ -4,8 +4,8 @@ from typing import Any
 
 from keras import layers
 
-from keras_hoyer.graph.axes import Tensor
-from keras_hoyer.graph.rules.common import along, rule
+from keras_hoyer.graph.axes import Tensor, along
+from keras_hoyer.graph.rules.common import rule
 from keras_hoyer.graph.walk import ChannelGraph
 
 

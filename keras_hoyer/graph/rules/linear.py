@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     added_constants,
-    along,
     constants_of,
     linear_constants,
     rule,

@@ -7,10 +7,9 @@ import numpy as np
 from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
-from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     Shape,
-    along,
     concatenated,
     constants_of,
     only_zeros,
@@ -134,8 +133,34 @@ def _contracted(
     # The first axis of the result is the batch.
     called = _letter_sizes([x.sizes for x in operands], letters)
     factors = [n if axes[x] is None else axes[x] for x, n in called.items() if x != target[:1]]
-    graph.product(*factors)
+    if not _with_kernel(graph, operands, letters, target, axes, called):
+        graph.product(*factors)
     return Tensor([sizes[name] for name in target], [axes[name] for name in target])
+
+
+def _with_kernel(
+    graph: ChannelGraph,
+    operands: Sequence[Tensor],
+    letters: Sequence[str],
+    target: str,
+    axes: dict[str, Axis | None],
+    sizes: dict[str, int | None],
+) -> bool:
+    """Says how a kernel is used, if one of the operands is a variable."""
+    kernels = [
+        (x, names) for x, names in zip(operands, letters, strict=True) if x.variable is not None
+    ]
+    if len(kernels) != 1:
+        return False
+    [(x, names)] = kernels
+    places = [name for name in sizes if name not in names and name != target[:1]]
+    graph.weight(
+        x.variable,
+        x.axes,
+        reads=[index for index, name in enumerate(names) if name not in target],
+        uses=[(sizes[name] or 1) if axes[name] is None else axes[name] for name in places],
+    )
+    return True
 
 
 def _letter_sizes(shapes: Sequence[Shape], letters: Sequence[str]) -> dict[str, int | None]:

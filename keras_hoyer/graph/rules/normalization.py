@@ -8,8 +8,8 @@ import numpy as np
 from keras import layers
 from keras.src.ops import nn as nn_ops
 
-from keras_hoyer.graph.axes import Tensor
-from keras_hoyer.graph.rules.common import along, existing, forgetting, only_zeros, rule
+from keras_hoyer.graph.axes import Tensor, along
+from keras_hoyer.graph.rules.common import existing, forgetting, only_zeros, rule
 from keras_hoyer.graph.walk import ChannelGraph
 
 

@@ -7,8 +7,9 @@ import numpy as np
 from keras import layers, ops, tree
 
 from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.facts import title
 from keras_hoyer.graph.rules.common import concatenated, constants_of, rule
-from keras_hoyer.graph.walk import ChannelGraph, title
+from keras_hoyer.graph.walk import ChannelGraph
 
 
 @rule(layers.LSTM, layers.GRU, layers.SimpleRNN)
