@@ -10,6 +10,7 @@ import numpy as np
 from keras import tree
 
 from keras_hoyer.graph.axes import Axis, Cost, Tensor, Unknown, WeightAxes
+from keras_hoyer.graph.opened import Opened
 
 Shape = tuple[int | None, ...]
 
@@ -31,6 +32,7 @@ class Calls:
         self.consuming: list[WeightAxes] = []  # those of the call of whose use nothing is said
         self._sized = sized
         self._prefix = ""
+        self._owner = ""  # the layer whose code is gone through
         self._repeats = 1
         self._specs: dict[int, keras.KerasTensor] | None = None
         self._sample: int | None = None  # what stands for open lengths
@@ -43,7 +45,9 @@ class Calls:
             function: the graph.
             sizes: the shapes of its inputs in this call, by their ids.
         """
-        outer = self.node, self.path, self.outputs, self._prefix, self._specs, self._sample
+        outer = (self.node, self.path, self.outputs, self._owner)
+        outer += (self._prefix, self._specs, self._sample)
+        self._owner = self.path if isinstance(function, Opened) else ""
         self._prefix = f"{self.path}/" if self.path else ""
         given = [x for x in function.inputs if id(x) in sizes]
         same = all(tuple(x.shape[1:]) == sizes[id(x)][1:] for x in given)
@@ -53,11 +57,14 @@ class Calls:
         if self._sized and not same:
             self._specs = {id(x): keras.KerasTensor(sizes[id(x)], x.dtype) for x in given}
         yield
-        self.node, self.path, self.outputs, self._prefix, self._specs, self._sample = outer
+        self.node, self.path, self.outputs, self._owner = outer[:4]
+        self._prefix, self._specs, self._sample = outer[4:]
 
     def enter(self, node: Any) -> None:
         """Goes on to the call of a node of the graph."""
         self.node, self.path = node, f"{self._prefix}{node.operation.name}"
+        if self._owner and not isinstance(node.operation, keras.Layer):
+            self.path = self._owner  # the operations of a layer's code have no names of their own
         outputs = node.outputs
         if self._specs is not None:
             args, kwargs = node.arguments.fill_in(self._specs)

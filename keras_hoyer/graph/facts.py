@@ -28,6 +28,7 @@ class Facts:
         self.axes: list[Axis] = []
         self.tensors: dict[int, Tensor] = {}
         self.calls = Calls(sized=not values)
+        self.holders: dict[int, Any] = {}  # whose code calls an operation, by its id
         self.labels = Labels()
         self._operation: Any = "the model's outputs"
         self._fresh: dict[tuple[int, str], Axis] = {}
@@ -233,6 +234,11 @@ class Facts:
         """The arguments of a call after the sizes have changed."""
         change = self._rewrites.get(id(node))
         return change(size, args, kwargs) if change else (args, kwargs)
+
+    def title(self, operation: Any) -> str:
+        """An operation's class and name, and the layer whose code calls it."""
+        holder = self.holders.get(id(operation))
+        return title(operation) if holder is None else f"{title(operation)} in {title(holder)}"
 
     def factor(self, variable: Any, size: Size) -> float:
         """By what the variable is multiplied."""

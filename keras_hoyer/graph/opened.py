@@ -72,12 +72,19 @@ def open_call(layer: keras.Layer, node: Any) -> Opened:
         except Exception as error:  # whatever code raises that was not written for it
             first = first or error
             continue
-        if len(opened.outputs) == len(node.outputs) and all(
-            len(x.shape) == len(y.shape) for x, y in zip(opened.outputs, node.outputs, strict=True)
-        ):
+        if _fit(opened, node):
             return opened
-        first = first or ValueError("it gives other outputs each time that it is called")
+        first = first or ValueError("it gives other shapes than its `compute_output_shape`")
     raise CannotOpen(f"its `call` cannot be followed: {_described(first)}") from first
+
+
+def _fit(opened: Opened, node: Any) -> bool:
+    """Whether what comes out has the shapes that the node has, as far as both are known."""
+    found = [tuple(x.shape) for x in opened.outputs]
+    expected = [tuple(x.shape) for x in node.outputs]
+    return list(map(len, found)) == list(map(len, expected)) and all(
+        None in pair or pair[0] == pair[1] for pairs in map(zip, found, expected) for pair in pairs
+    )
 
 
 def depends_on_training(opened: Opened, node: Any) -> bool:

@@ -64,7 +64,7 @@ class ChannelGraph(Facts):
         self.masked = False  # whether a mask is known to go through the model so far
         self.opened: dict[int, Opened] = {}
         self._closed = dict(closed or {})
-        self._depth = 0  # of opened layers around the call that is looked at
+        self._layer: Any = None  # the opened layer whose code is gone through
         self._results: dict[int, list[Tensor]] = {}
         self._given: list[Tensor] = []
         self._pointwise: dict[tuple, bool] = {}
@@ -112,6 +112,8 @@ class ChannelGraph(Facts):
 
     def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """The outputs of one call of a layer or operation."""
+        if self._layer is not None and not isinstance(operation, keras.Layer):
+            self.holders[id(operation)] = self._layer
         outer, self._operation = self._operation, operation
         outputs = self._called(operation, args, kwargs)
         self._operation = outer
@@ -153,11 +155,11 @@ class ChannelGraph(Facts):
     def _inside_opened(self, opened: Opened) -> list[Tensor]:
         """The outputs of a layer that is made of layers."""
         expected = self.calls.node.outputs
-        self._depth += 1
+        outer, self._layer = self._layer, opened.layer
         outputs = self.walk(
             opened, [self.tensors.get(id(x)) or Tensor(x.shape) for x in opened.given]
         )
-        self._depth -= 1
+        self._layer = outer
         return [self._outside(x, y, opened) for x, y in zip(outputs, expected, strict=True)]
 
     def _outside(self, x: Tensor, reference: Any, opened: Opened) -> Tensor:
@@ -190,7 +192,7 @@ class ChannelGraph(Facts):
     ) -> Any:
         """The outputs of a call, by a rule that may follow constants."""
         given = self._given
-        if self._depth and not isinstance(operation, keras.Layer):
+        if self._layer is not None and not isinstance(operation, keras.Layer):
             args, kwargs = tree.map_structure(self._with_labels, (args, kwargs))
         taken = for_rule(operation, rule, args, kwargs)
         for name, value in taken.refused.items():
