@@ -280,10 +280,11 @@ class ChannelGraph(Facts):
         return activation is not None and not self.is_pointwise(activation)
 
     def _agree(self, one: Tensor | None, two: Tensor) -> None:
-        """Joins the channels of two tensors that have to stay of one shape."""
-        if one is not None and one is not two:
-            for a, b in zip(one.axes, two.axes, strict=True):
-                self.join(a, b)
+        """Joins the channels of two tensors that have to stay of one shape, where they are."""
+        if one is not None and one is not two and one.rank == two.rank:
+            for index, (a, b) in enumerate(zip(one.axes, two.axes, strict=True)):
+                if one.shape[index] == two.shape[index]:
+                    self.join(a, b)
 
     def _apply(self, axis: Axis | None, function: Callable) -> Axis | None:
         if axis is None or np.isnan(axis.constants).all():
