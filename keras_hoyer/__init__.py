@@ -29,6 +29,7 @@ __all__ = [
     "regularize",
     "report",
     "schedules",
+    "scores",
     "shrink",
     "strip",
 ]
