@@ -224,7 +224,7 @@ class NByM(KernelPattern):
 
     def scores(self, importance: np.ndarray) -> np.ndarray:
         """Magnitudes, infinite for the `n` largest of each group; the first wins a tie."""
-        scores = np.abs(importance, dtype="float32")
+        scores = np.asarray(np.abs(importance, dtype="float32"))
         moved = np.moveaxis(scores, self.axis, -1)
         # A view where the axis is the last one, else a copy: `reshape` of what was moved.
         groups = moved.reshape(-1, self.m)
@@ -298,7 +298,7 @@ class Channel(Pattern):
     def join(self, total: np.ndarray, strength: np.ndarray) -> np.ndarray:
         """Adds the strengths of a kernel, of shape `(channels, k)`, to those of the others."""
         if self.score == "max":
-            return np.maximum(total, strength.max(axis=1))
+            return np.asarray(np.maximum(total, strength.max(axis=1)))
         return np.asarray(total + strength.sum(axis=1))
 
     def finish(self, total: np.ndarray, count: int) -> np.ndarray:
@@ -306,7 +306,7 @@ class Channel(Pattern):
         if self.score == "max":
             return total
         mean = total / count
-        return np.sqrt(mean) if self.score == "l2" else mean
+        return np.asarray(np.sqrt(mean) if self.score == "l2" else mean)
 
     def count_kept(self, wanted: int, channels: int) -> int:
         """How many of a group's channels stay where so many are wanted."""
