@@ -25,6 +25,7 @@ __all__ = [
     "measures",
     "patterns",
     "prune",
+    "recalibrate",
     "register_rule",
     "regularize",
     "report",

@@ -18,6 +18,7 @@ from keras_hoyer.graph.costs import count_flops as count_flops
 from keras_hoyer.graph.shrink import shrink as shrink
 from keras_hoyer.pruning import keep_zeros as keep_zeros
 from keras_hoyer.pruning import prune as prune
+from keras_hoyer.recalibration import recalibrate as recalibrate
 from keras_hoyer.regularizers import GroupHoyer as GroupHoyer
 from keras_hoyer.regularizers import GroupHoyerSquare as GroupHoyerSquare
 from keras_hoyer.regularizers import GroupLasso as GroupLasso

@@ -43,7 +43,8 @@ class KernelUnits:
         else:
             values = self._reduce(importance)
         if alive is not None:
-            values = np.where(alive, np.maximum(values, _LEAST), values)
+            values = score.of_units(values, self.name)
+            values = np.asarray(np.where(alive, np.maximum(values, _LEAST), values), "float32")
         return UnitScores(self.name, values, std)
 
     def _reduce(self, importance: np.ndarray) -> np.ndarray:
@@ -63,7 +64,7 @@ class KernelUnits:
             )
         return {self._kernel: mask}
 
-    def kernels(self) -> list[Weight]:
+    def kernels(self, of_outputs: bool = False) -> list[Weight]:
         """The kernel."""
         return [self._kernel]
 
@@ -80,9 +81,9 @@ class CoupledWeights:
         self.group = group
         self._weights = weights
 
-    def kernels(self) -> list[Weight]:
-        """The kernels that make or read the channels, each once."""
-        parts = (*self.group.producing, *self.group.consuming)
+    def kernels(self, of_outputs: bool = False) -> list[Weight]:
+        """The kernels that make or read the channels, or only those that make them, each once."""
+        parts = (*self.group.producing, *(() if of_outputs else self.group.consuming))
         found = {id(p.variable): self._weights[id(p.variable)] for p in parts if self._is_kernel(p)}
         return list(found.values())
 
@@ -156,6 +157,7 @@ class ChannelUnits(CoupledWeights):
         totals = self._pattern.finish(total, count)
         scores = np.where(alive, np.square(totals) if score.additive else totals, 0)
         if not score.marks_zeros:
+            scores = score.of_units(scores, self.name)
             scores = np.where(alive, np.maximum(scores, _LEAST), 0)
         std = _std(self.name, read.values())
         # Wide layers have small weights: compared as they are, their channels would all go first.
@@ -237,7 +239,8 @@ class ModelUnits(Sequence[Units]):
 
     def scored(self) -> Sequence[Weight]:
         """All kernels whose importance the score is asked for."""
-        return list(dict.fromkeys(kernel for entry in self._units for kernel in entry.kernels()))
+        kernels = (kernel for e in self._units for kernel in e.kernels(self.score.of_outputs))
+        return list(dict.fromkeys(kernels))
 
     def scores(self, model: keras.Model) -> list[UnitScores]:
         """The scores of all units, as the model and the data are now."""

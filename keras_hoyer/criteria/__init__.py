@@ -5,12 +5,14 @@ a boolean array for each, true where a unit stays. `progress` is the schedule's 
 """
 
 from keras_hoyer.criteria.base import Criterion, UnitScores
+from keras_hoyer.criteria.effective import EffectiveNumber
 from keras_hoyer.criteria.flops import TargetFlops
 from keras_hoyer.criteria.sparsity import TargetSparsity
 from keras_hoyer.criteria.thresholds import HoyerThreshold, StdThreshold, Threshold
 
 __all__ = [
     "Criterion",
+    "EffectiveNumber",
     "HoyerThreshold",
     "StdThreshold",
     "TargetFlops",

@@ -16,8 +16,8 @@ class Score(Value):
     """Base class of the scores.
 
     Writing your own: give each weight an importance. It counts by its magnitude; a pattern puts it
-    together for its units. What an importance cannot be is zero where the weight is not, and it is
-    zero where the weight is: what was cut stays the first to be cut. You need not see to that.
+    together for its units. An importance is never zero where the weight is not, and always
+    zero where the weight is: what was cut stays the first to be cut. That is seen to for you.
 
     >>> class FromStart(keras_hoyer.scores.Score):
     ...     "How far a weight has moved away from zero since training began."
@@ -66,6 +66,16 @@ class Score(Value):
             weights: All kernels whose importance will be asked for.
         """
         return self
+
+    def of_units(self, values: np.ndarray, name: str) -> np.ndarray:
+        """What units score, given what their importances come to. Defaults to just that.
+
+        Args:
+            values: What a pattern made of the importances; zero for what was cut, infinite for
+                what must stay.
+            name: The kernel's path, or the name of a group of coupled channels.
+        """
+        return values
 
     def check(self, model: keras.Model, weights: Sequence[Weight]) -> None:
         """Raises a `ValueError` if the score cannot be had of `model`, before time is spent."""
