@@ -63,11 +63,14 @@ def call_on(model: keras.Model, x: Any) -> Any:
 
 def check_data(data: Any) -> None:
     """Raises a `ValueError` if data are of no kind that can be read; reads none of them."""
-    leaves = tree.flatten(data) if isinstance(data, (tuple, list, dict)) else [data]
-    arrays = isinstance(data, (tuple, list, dict)) and leaves and all(map(_is_array, leaves))
-    readable = isinstance(data, (keras.utils.PyDataset, Iterable)) or callable(data)
-    nested = isinstance(data, (str, bytes, tuple, list, dict))
-    if not (arrays or _is_array(data) or (readable and not nested)):
+    if isinstance(data, (tuple, list, dict)):
+        leaves = [leaf for leaf in tree.flatten(data) if leaf is not None]
+        numbers = all(isinstance(leaf, (int, float)) for leaf in leaves)
+        valid = bool(leaves) and (numbers or all(map(_is_array, leaves)))
+    else:
+        readable = isinstance(data, (keras.utils.PyDataset, Iterable)) or callable(data)
+        valid = _is_array(data) or (readable and not isinstance(data, (str, bytes)))
+    if not valid:
         raise ValueError(
             f"Invalid value for argument `data`. {_HINT} Received: {type(data).__name__}"
         )
@@ -85,7 +88,7 @@ def _all_batches(model: keras.Model, data: Any, size: int) -> Iterator[Batch]:
         )
         return
     if isinstance(data, keras.utils.PyDataset):
-        data = (data[index] for index in range(data.num_batches))
+        data = map(data.__getitem__, range(data.num_batches))
     # PyTorch's loaders give lists where all others give tuples.
     lists = type(data).__module__.startswith("torch.")
     for batch in data:
@@ -100,6 +103,8 @@ def _unpack(data: Any, inputs: int, is_tuple: bool) -> Batch:
     """
     several = inputs > 1 and len(data) == inputs and all(map(_is_array, data)) if is_tuple else True
     parts = (data,) if several else tuple(data)
+    if inputs == 1 and isinstance(parts[0], list) and len(parts[0]) == 1 and _is_array(parts[0][0]):
+        parts = (parts[0][0], *parts[1:])
     if not 1 <= len(parts) <= 3:
         raise ValueError(
             f"Invalid value for argument `data`. {_HINT} Received: a tuple of {len(parts)}"

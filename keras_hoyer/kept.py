@@ -6,6 +6,7 @@ from contextlib import contextmanager
 import keras
 import numpy as np
 
+from keras_hoyer._keras import flatten_layers
 from keras_hoyer.weights import find_weights
 
 
@@ -19,7 +20,10 @@ def left_as_it_is(model: keras.Model, but: Sequence[keras.Variable] = ()) -> Ite
     """
     passed = {id(weight.variable) for weight in find_weights(model)} | {id(v) for v in but}
     metrics = [variable for metric in model.metrics for variable in metric.variables]
-    states = [v for v in (*model.variables, *metrics) if id(v) not in passed]
+    # Those of stateful recurrent layers are among no layer's variables.
+    held = keras.tree.flatten([getattr(layer, "states", None) for layer in flatten_layers(model)])
+    held = [state for state in held if isinstance(state, keras.Variable)]
+    states = [v for v in (*model.variables, *metrics, *held) if id(v) not in passed]
     kept = [(v, np.array(keras.ops.convert_to_numpy(v))) for v in states]
     try:
         yield

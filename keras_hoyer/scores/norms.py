@@ -91,9 +91,9 @@ def _check_all(weights: Sequence[Weight], scales: Mapping[Weight, object]) -> No
     if without:
         fitting = sorted({w.layer.name for w in scales} - {w.layer.name for w in without})
         advice = (
-            f"choose the layers that have one: layers={fitting}" if fitting else "there is none"
+            f"Choose the layers that have one, layers={fitting}, or take" if fitting else "Take"
         )
         raise ValueError(
             "`BatchNormScale` needs a BatchNormalization with a scale after each kernel. It finds "
-            f"none after {name_all(without)}: {advice}, or take another score."
+            f"none after {name_all(without)}. {advice} another score."
         )
