@@ -250,3 +250,29 @@ def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
             pending.append((x, True))
             pending += [(y, False) for y in reversed(node.input_tensors)]
     return list(found.values())
+
+
+@contextlib.contextmanager
+def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Iterator[None]:
+    """A scope in which layers that Keras cannot record on symbolic tensors are gone through.
+
+    Args:
+        layers: those to which it applies: what they call is recorded in place of the call.
+        gone: gets those that were gone through.
+    """
+
+    def symbolic_call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return type(layer).symbolic_call(layer, *args, **kwargs)
+        except Exception:  # it gives None, or has a wrong `compute_output_spec`
+            outputs = layer.call(*args, **kwargs)
+            gone.append(layer)
+            return outputs
+
+    for layer in layers:
+        object.__setattr__(layer, "symbolic_call", functools.partial(symbolic_call, layer))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            object.__delattr__(layer, "symbolic_call")

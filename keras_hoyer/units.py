@@ -14,7 +14,14 @@ from keras_hoyer.graph.channels import find_channels
 from keras_hoyer.graph.costs import Costs
 from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.patterns import Channel, KernelPattern, Pattern
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights
+from keras_hoyer.plain import LayerSelection
+from keras_hoyer.scores import Magnitude, Score
+from keras_hoyer.weights import Weight, find_kernels, find_weights
+
+_BY_MAGNITUDE = Magnitude()
+
+# The least that a unit scores which is not cut: more than the zero of those that are.
+_LEAST = np.finfo("float32").tiny
 
 
 class KernelUnits:
@@ -25,13 +32,23 @@ class KernelUnits:
         self._kernel = kernel
         self._pattern = pattern
 
-    def score(self) -> UnitScores:
+    def score(self, score: Score = _BY_MAGNITUDE) -> UnitScores:
         """Scores the units; raises a `ValueError` if the kernel is not finite."""
-        weights = self._kernel.read()
-        if weights.dtype != np.float64:
-            weights = np.asarray(weights, "float32")
-        std = _std(self.name, [weights])
-        return UnitScores(self.name, np.ascontiguousarray(self._pattern.scores(weights)), std)
+        importance = _importance(self._kernel, score)
+        std = _std(self.name, [importance])
+        alive = None if score.marks_zeros else self._reduce((importance != 0).astype("float32")) > 0
+        if score.additive:
+            # A root mean square of roots is the root of a mean.
+            values = np.square(self._reduce(np.sqrt(np.abs(importance))))
+        else:
+            values = self._reduce(importance)
+        if alive is not None:
+            values = score.of_units(values, self.name)
+            values = np.asarray(np.where(alive, np.maximum(values, _LEAST), values), "float32")
+        return UnitScores(self.name, values, std)
+
+    def _reduce(self, importance: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(self._pattern.scores(importance), "float32")
 
     def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """The decision itself: every unit of a kernel may go."""
@@ -39,49 +56,36 @@ class KernelUnits:
 
     def masks(self, keep: np.ndarray) -> dict[Weight, np.ndarray]:
         """Mask of each weight that the units are made of, false where it is cut."""
-        return {self._kernel: self._pattern.expand(keep, self._kernel.shape)}
+        mask = self._pattern.expand(keep, self._kernel.shape)
+        if mask.shape != self._kernel.shape:
+            raise ValueError(
+                f"`{type(self._pattern).__name__}.expand` gave a mask of shape {mask.shape} for "
+                f"kernel '{self.name}' of shape {self._kernel.shape}."
+            )
+        return {self._kernel: mask}
+
+    def kernels(self, of_outputs: bool = False) -> list[Weight]:
+        """The kernel."""
+        return [self._kernel]
 
     def penalties(self) -> list[object]:
         """The regularizers of the kernels."""
         return [self._kernel.get("regularizer")]
 
 
-class ChannelUnits:
+class CoupledWeights:
     """Channels that live and die together, with their slices of all kernels, biases and scales."""
 
-    def __init__(self, group: Group, pattern: Channel, weights: dict[int, Weight]) -> None:
+    def __init__(self, group: Group, weights: dict[int, Weight]) -> None:
         self.name = group.name
         self.group = group
-        self._pattern = pattern
         self._weights = weights
 
-    def score(self) -> UnitScores:
-        """Scores the channels over their slices of the kernels that make or read them.
-
-        A channel that is not made, or not read, any more scores zero: it costs nothing to cut.
-        """
-        total, count = np.zeros(self.group.channels), 0
-        alive = np.ones(self.group.channels, bool)
-        kernels: dict[int, np.ndarray] = {}
-        for slices in (self.group.producing, self.group.consuming):
-            found = np.zeros(self.group.channels, bool)
-            of_kernels = [part for part in slices if self._is_kernel(part)]
-            for part in of_kernels:
-                key = id(part.variable)
-                if key not in kernels:
-                    kernels[key] = np.asarray(self._weights[key].read(), "float32")
-                weights = kernels[key]
-                strength = self._pattern.strength(weights, part.axis)[part.indices]
-                total = self._pattern.join(total, strength)
-                count += part.indices.shape[1] * weights.size // weights.shape[part.axis]
-                found |= strength.any(axis=1)
-            if of_kernels:
-                alive &= found
-        scores = np.where(alive, self._pattern.finish(total, count), 0)
-        std = _std(self.name, kernels.values())
-        # Wide layers have small weights: compared as they are, their channels would all go first.
-        reference = float(scores[alive].mean()) if alive.any() else 1.0
-        return UnitScores(self.name, scores.astype("float32"), std, reference)
+    def kernels(self, of_outputs: bool = False) -> list[Weight]:
+        """The kernels that make or read the channels, or only those that make them, each once."""
+        parts = (*self.group.producing, *(() if of_outputs else self.group.consuming))
+        found = {id(p.variable): self._weights[id(p.variable)] for p in parts if self._is_kernel(p)}
+        return list(found.values())
 
     def alive(self) -> np.ndarray:
         """Which channels have a weight that is not zero, be it of a kernel, a bias or a scale."""
@@ -94,24 +98,9 @@ class ChannelUnits:
                 alive |= nonzero[part.indices].any(axis=1)
         return alive
 
-    def count_kept(self, wanted: int) -> int:
-        """How many channels stay where so many are wanted."""
-        multiple = self._pattern.multiple_of
-        wanted = max(wanted, self._pattern.min_channels)
-        return min(multiple * -(-wanted // multiple), self.group.channels)
-
-    def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Keeps more of the best channels, up to the least number and multiple of the pattern."""
-        wanted = self.count_kept(np.count_nonzero(keep))
-        # Stable, so that of equal channels those of the lower indices are cut, as criteria do.
-        order = np.argsort(np.where(keep, np.inf, scores), kind="stable")
-        restricted = np.zeros(keep.shape, bool)
-        restricted[order[keep.size - wanted :]] = True
-        return restricted
-
     def masks(self, keep: np.ndarray) -> dict[Weight, np.ndarray]:
         """Mask of each weight that the channels are made of, false where it is cut."""
-        masks = {}
+        masks: dict[Weight, np.ndarray] = {}
         for part in (*self.group.producing, *self.group.consuming):
             weight = self._weights.get(id(part.variable))
             if weight is not None:
@@ -128,6 +117,65 @@ class ChannelUnits:
     def _is_kernel(self, part: Slice) -> bool:
         weight = self._weights.get(id(part.variable))
         return weight is not None and weight.is_kernel
+
+
+class ChannelUnits(CoupledWeights):
+    """Coupled channels as the units of a pattern."""
+
+    def __init__(self, group: Group, pattern: Channel, weights: dict[int, Weight]) -> None:
+        super().__init__(group, weights)
+        self._pattern = pattern
+
+    def score(self, score: Score = _BY_MAGNITUDE) -> UnitScores:
+        """Scores the channels over their slices of the kernels that make or read them.
+
+        A channel that is not made, or not read, any more scores zero: it costs nothing to cut.
+        """
+        total, count = np.zeros(self.group.channels), 0
+        alive = np.ones(self.group.channels, bool)
+        read: dict[int, np.ndarray] = {}
+        for slices, counts in (
+            (self.group.producing, True),
+            (self.group.consuming, not score.of_outputs),
+        ):
+            found = np.zeros(self.group.channels, bool)
+            of_kernels = [part for part in slices if self._is_kernel(part)]
+            for part in of_kernels:
+                key = id(part.variable)
+                if key not in read:
+                    read[key] = _importance(self._weights[key], score if counts else _BY_MAGNITUDE)
+                values = (
+                    np.sqrt(np.abs(read[key], dtype="float64")) if score.additive else read[key]
+                )
+                strength = self._pattern.strength(values, part.axis)[part.indices]
+                found |= strength.any(axis=1)
+                if counts:
+                    total = self._pattern.join(total, strength)
+                    count += part.indices.shape[1] * values.size // values.shape[part.axis]
+            if of_kernels:
+                alive &= found
+        totals = self._pattern.finish(total, count)
+        scores = np.where(alive, np.square(totals) if score.additive else totals, 0)
+        if not score.marks_zeros:
+            scores = score.of_units(scores, self.name)
+            scores = np.where(alive, np.maximum(scores, _LEAST), 0)
+        std = _std(self.name, read.values())
+        # Wide layers have small weights: compared as they are, their channels would all go first.
+        reference = float(scores[alive].mean()) if alive.any() else 1.0
+        return UnitScores(self.name, scores.astype("float32"), std, reference)
+
+    def count_kept(self, wanted: int) -> int:
+        """How many channels stay where so many are wanted."""
+        return self._pattern.count_kept(wanted, self.group.channels)
+
+    def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
+        """Keeps more of the best channels, up to the least number and multiple of the pattern."""
+        wanted = self.count_kept(int(np.count_nonzero(keep)))
+        # Stable, so that of equal channels those of the lower indices are cut, as criteria do.
+        order = np.argsort(np.where(keep, np.inf, scores), kind="stable")
+        restricted = np.zeros(keep.shape, bool)
+        restricted[order[keep.size - wanted :]] = True
+        return restricted
 
 
 Units = KernelUnits | ChannelUnits
@@ -148,7 +196,7 @@ class FlopsShare:
         self.fixed = fixed
         self.at_least = costs.at_least
 
-    def __call__(self, counts: Sequence[int]) -> float:
+    def __call__(self, counts: Sequence[int] | np.ndarray) -> float:
         """Share that is left when so many channels of each are wanted."""
         pairs = zip(self._units, counts, strict=True)
         return self._costs.share([units.count_kept(count) for units, count in pairs])
@@ -160,6 +208,7 @@ class ModelUnits(Sequence[Units]):
     Attributes:
         kernels: The kernels that were asked for.
         pattern: What is cut together.
+        score: How much a weight matters.
         unreached: For channels, the kernels that have none; else `None`.
         flops: For channels, the share of the multiply-adds that is left; else `None`.
         told: Whether a missed target was spoken of: once for all cuts is enough.
@@ -170,12 +219,14 @@ class ModelUnits(Sequence[Units]):
         units: Sequence[Units],
         kernels: Sequence[Weight],
         pattern: Pattern,
+        score: Score,
         unreached: Unreached | None = None,
         flops: FlopsShare | None = None,
     ) -> None:
         self._units = units
         self.kernels = kernels
         self.pattern = pattern
+        self.score = score
         self.unreached = unreached
         self.flops = flops
         self.told = False
@@ -186,13 +237,28 @@ class ModelUnits(Sequence[Units]):
     def __getitem__(self, index: Any) -> Any:
         return self._units[index]
 
+    def scored(self) -> Sequence[Weight]:
+        """All kernels whose importance the score is asked for."""
+        kernels = (kernel for e in self._units for kernel in e.kernels(self.score.of_outputs))
+        return list(dict.fromkeys(kernels))
 
-def find_units(model: keras.Model, pattern: Pattern, layers: LayerSelection = None) -> ModelUnits:
+    def scores(self, model: keras.Model) -> list[UnitScores]:
+        """The scores of all units, as the model and the data are now."""
+        score = self.score.measured(model, self.scored())
+        return [entry.score(score) for entry in self._units]
+
+
+def find_units(
+    model: keras.Model,
+    pattern: Pattern,
+    layers: LayerSelection = None,
+    score: Score = _BY_MAGNITUDE,
+) -> ModelUnits:
     """Finds the units of a pattern in a model; warns of kernels that have none.
 
     Raises:
         ValueError: If the model is not built, a layer name does not exist, there is nothing to
-            prune, or the pattern does not divide a kernel.
+            prune, the pattern does not divide a kernel, or the score cannot be had.
     """
     kernels = find_kernels(model, layers)
     if not kernels:
@@ -200,14 +266,29 @@ def find_units(model: keras.Model, pattern: Pattern, layers: LayerSelection = No
             "There is nothing to prune: no layer that was asked for has a kernel. Expected dense, "
             "convolutional, recurrent or attention layers, or embeddings named in `layers`."
         )
-    if isinstance(pattern, Channel):
-        return _find_channels(model, pattern, kernels, layers)
+    find = _find_channels if pattern.whole_channels else _find_in_kernels
+    units = find(model, pattern, score, kernels, layers)
+    score.check(model, units.scored())
+    return units
+
+
+def _find_in_kernels(
+    model: keras.Model,
+    pattern: Any,
+    score: Score,
+    kernels: Sequence[Weight],
+    layers: LayerSelection,
+) -> ModelUnits:
     _check_fit(kernels, pattern)
-    return ModelUnits([KernelUnits(kernel, pattern) for kernel in kernels], kernels, pattern)
+    return ModelUnits([KernelUnits(kernel, pattern) for kernel in kernels], kernels, pattern, score)
 
 
 def _find_channels(
-    model: keras.Model, pattern: Channel, kernels: Sequence[Weight], layers: LayerSelection
+    model: keras.Model,
+    pattern: Any,
+    score: Score,
+    kernels: Sequence[Weight],
+    layers: LayerSelection,
 ) -> ModelUnits:
     channels = find_channels(model, kernels, chosen=layers is not None)
     if not channels.groups:
@@ -222,7 +303,7 @@ def _find_channels(
         warn(channels.unreached.message())
     costs = Costs(channels.graph, channels.groups)
     flops = FlopsShare(costs, units, channels.unreached.describe())
-    return ModelUnits(units, kernels, pattern, channels.unreached, flops)
+    return ModelUnits(units, kernels, pattern, score, channels.unreached, flops)
 
 
 def _check_width(units: Sequence[ChannelUnits], pattern: Channel) -> None:
@@ -248,6 +329,29 @@ def _check_fit(kernels: Sequence[Weight], pattern: KernelPattern) -> None:
         if not fitting:
             advice = "It divides no other kernel either: choose another pattern."
         raise ValueError(f"{pattern} does not divide kernel {named}. {advice}")
+
+
+def _importance(weight: Weight, score: Score) -> np.ndarray:
+    """What each entry of a kernel matters: zero where it is zero, and nowhere else."""
+    importance = np.asarray(score.importance(weight))
+    if importance.shape != weight.shape:
+        raise ValueError(
+            f"`{type(score).__name__}.importance` gave an array of shape {importance.shape} for "
+            f"kernel '{weight.path}' of shape {weight.shape}."
+        )
+    if importance.dtype != np.float64:
+        importance = np.asarray(importance, "float32")
+    if score.marks_zeros:
+        return importance
+    weights = weight.read()
+    if np.isfinite(weights).all() and not np.isfinite(importance).all():
+        raise ValueError(
+            f"`{type(score).__name__}` gives NaN or infinity for kernel '{weight.path}', whose "
+            "weights are finite. Look at the data, and at the loss of the model on them."
+        )
+    alive = weights != 0
+    # As what is cut goes on to be ranked first, nothing else may score as low.
+    return np.where(alive, np.where(np.abs(importance) < _LEAST, _LEAST, importance), 0)
 
 
 def _std(name: str, kernels: Iterable[np.ndarray]) -> float:

@@ -1,6 +1,5 @@
 """The new model: layers with the widths that are left, called in the same order."""
 
-import types
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
@@ -13,11 +12,11 @@ from keras_hoyer import _keras
 from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Read
 from keras_hoyer.graph.compiled import carry_compile
-from keras_hoyer.graph.configs import resized_configs
 from keras_hoyer.graph.copying import CannotCopy, Copier, without_own
-from keras_hoyer.graph.facts import title
-from keras_hoyer.graph.opened import Opened, depends_on_training, same_calls
+from keras_hoyer.graph.opened import Opened, same_calls
 from keras_hoyer.graph.opening import all_layers, as_function, has_graph, nodes_in_order
+from keras_hoyer.graph.planning import Planner
+from keras_hoyer.graph.remaking import made_from_config
 from keras_hoyer.graph.state import (
     carry_assets,
     carry_attribute,
@@ -34,20 +33,6 @@ class ShrinkError(ValueError):
     """A smaller model could not be made, or gives other outputs; none is handed over."""
 
 
-class CannotRebuild(ShrinkError):
-    """A layer without a rule cannot be made with the widths that are left.
-
-    Args:
-        layer: the layer.
-        reason: why not, for others to quote.
-    """
-
-    def __init__(self, layer: Any, reason: str) -> None:
-        super().__init__(f"{title(layer)}: {reason}")
-        self.layer = layer
-        self.reason = reason
-
-
 class Builder:
     """Makes the layers anew with the widths that are left, and calls them in the same order.
 
@@ -60,7 +45,7 @@ class Builder:
             the old node, and the new operation, arguments and outputs.
         kept_shared: the layers that the new model has in common with the old one.
         in_place: for each layer, by its id, what it calls and the models that do so in its place.
-        went: which way each layer without a rule that changes went, by its name.
+        plan: which way the layers without a rule go.
     """
 
     def __init__(self, graph: ChannelGraph, removed: np.ndarray) -> None:
@@ -72,7 +57,6 @@ class Builder:
         self.kept_shared: list[Any] = []
         self.made: dict[int, tuple[Any, Any]] = {}
         self.in_place: dict[int, list[tuple[Opened, keras.Model]]] = {}
-        self.went: dict[str, str] = {}
         self.from_config: dict[int, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
         self.partners = {id(layer): group for group in graph.sharing for layer in group}
         self.touched = self._touched(graph.function)
@@ -84,6 +68,8 @@ class Builder:
                 shift = read.shift(constants)
                 if shift.any():
                     self.shifts[id(read.layer)] = (read, shift)
+        adding = [(read.layer, read.axis) for read, _ in self.shifts.values() if read.bias is None]
+        self.plan = Planner(graph, removed, self.partners, adding).look_through(graph.function)
 
     def kept(self, axis: Axis) -> np.ndarray:
         """Which channels of the axis are left."""
@@ -150,7 +136,7 @@ class Builder:
             The layer or operation, the arguments that it was called with, and its outputs.
         """
         old = node.operation
-        if id(old) in self.in_place:
+        if id(old) in self.plan.in_place:
             return self._called_in_place(node, args, kwargs)
         if id(old) in self.made:
             new = self.made[id(old)][1]
@@ -169,9 +155,6 @@ class Builder:
             else:
                 self.made[id(old)] = (old, new)
                 return new, args, kwargs, outputs
-        opened = self.graph.opened.get(id(node))
-        if opened is not None:
-            return self._called_in_place(node, args, kwargs)
         raise ShrinkError(
             f"{type(old).__name__} '{old.name}' has to be built anew, as channels of its weights "
             f"or its inputs go, and its config does not make it: {reasons[0]}\n{_advice()}"
@@ -189,24 +172,11 @@ class Builder:
         elif id(old) not in self.touched:
             yield from (self.configured, self.copier.layer, self._kept_shared)
         elif id(node) in self.graph.opened:
-            yield from self._same_class(old)
+            yield partial(self._with_updates, updates=self.plan.updates[id(old)])
         else:
             yield self.configured
             if self._keeps_config(old):
                 yield self._copied_for_other_inputs
-
-    def _same_class(self, old: keras.Layer) -> Iterator[Callable[[Any], Any]]:
-        """The ways to make a layer that is made of layers from its own config."""
-        inner = {id(part) for part in _keras.all_of(old)}
-        if any(id(x.layer) in inner and x.bias is None for x, _ in self.shifts.values()):
-            return  # a bias has to be added inside
-        try:
-            config = old.get_config()
-        except Exception:  # the class has none
-            return
-        axes = self._axes_of_weights(old)
-        for updates in resized_configs(config, {(len(axis), self.size(axis)) for axis in axes}):
-            yield partial(self._with_updates, updates=updates)
 
     def _called_in_place(
         self, node: Any, args: tuple, kwargs: dict
@@ -217,12 +187,6 @@ class Builder:
         known = self.in_place.setdefault(id(old), [])
         new = next((model for other, model in known if same_calls(other, opened)), None)
         if new is None:
-            hidden = opened.hidden
-            if not hidden and depends_on_training(opened, node):
-                hidden = "it calls something else in training"
-            if hidden:
-                del self.in_place[id(old)]
-                raise CannotRebuild(old, f"its config does not say the new sizes, and {hidden}")
             new = self.model(old, opened)
             known.append((opened, new))
             self.made.setdefault(id(old), (old, new))
@@ -249,17 +213,7 @@ class Builder:
         return new
 
     def _from_config(self, old: Any, updates: dict[str, Any]) -> Any:
-        config = {**old.get_config(), **updates}
-        for name in config:
-            if _is_foreign_function(getattr(old, name, None)):
-                config[name] = getattr(old, name)  # what a config holds of it may not be all
-        if isinstance(old, keras.layers.Lambda):
-            # Its config loses what the function refers to.
-            own = {"function": old.function, "output_shape": old._output_shape, "mask": old.mask}
-            return type(old)(**{**config, **own, "arguments": old.arguments})
-        # The layer is here already, so nothing untrusted is loaded.
-        with _keras.trusting(), keras.saving.custom_object_scope(self.classes):
-            return type(old).from_config(_without_own(config))
+        return made_from_config(old, updates, self.classes)
 
     def _with_partners(self, old: Any) -> Any:
         """A copy that shares with the copies of other layers what the old one shares with these."""
@@ -437,20 +391,5 @@ def _is_symbolic(x: Any) -> bool:
     return isinstance(x, keras.KerasTensor)
 
 
-def _is_foreign_function(value: Any) -> bool:
-    return isinstance(value, types.FunctionType) and not value.__module__.startswith("keras.")
-
-
 def _float64(variable: Any) -> np.ndarray:
     return ops.convert_to_numpy(variable).astype("float64")
-
-
-def _without_own(config: Any) -> Any:
-    """The config without what only keras_hoyer could load."""
-    if isinstance(config, dict):
-        if config.get("registered_name") == "keras_hoyer>KeepZeros":
-            return config["config"]["constraint"]
-        if str(config.get("registered_name")).startswith("keras_hoyer>"):
-            return None
-        return {key: _without_own(value) for key, value in config.items()}
-    return config

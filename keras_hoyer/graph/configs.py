@@ -7,6 +7,9 @@ from typing import Any
 # How many configs are tried: each takes building a layer.
 MOST = 64
 
+# How many times a width an entry may be: gated units say both halves in one number.
+TIMES = (2, 3, 4)
+
 
 def resized_configs(config: dict[str, Any], sizes: Iterable[tuple[int, int]]) -> Iterator[dict]:
     """The config with some of its whole numbers changed, those with the fewest changes first.
@@ -18,12 +21,10 @@ def resized_configs(config: dict[str, Any], sizes: Iterable[tuple[int, int]]) ->
     Yields:
         The top-level entries that change, with their new values, at most `MOST` times; first none.
     """
-    new: dict[int, list[int]] = {}
-    for before, after in sizes:
-        if before != after and after not in new.setdefault(before, []):
-            new[before].append(after)
-    places = [place for place in _places(config) if _at(config, place) in new]
-    choices = [[None, *new[_at(config, place)]] for place in places]
+    sizes = [(before, after) for before, after in sizes if before != after]
+    options = {place: list(_resized(_at(config, place), sizes)) for place in _places(config)}
+    places = [place for place, found in options.items() if found]
+    choices = [[None, *options[place]] for place in places]
     combinations = sorted(
         itertools.islice(itertools.product(*choices), 4096),
         key=lambda chosen: sum(n is not None for n in chosen),
@@ -34,6 +35,14 @@ def resized_configs(config: dict[str, Any], sizes: Iterable[tuple[int, int]]) ->
             if size is not None:
                 changed = _put(changed, place, size)
         yield {key: value for key, value in changed.items() if value is not config[key]}
+
+
+def _resized(entry: int, sizes: Iterable[tuple[int, int]]) -> Iterator[int]:
+    """What an entry can become: the new width, or as many times the new one as it was before."""
+    for times in (1, *TIMES):
+        for before, after in sizes:
+            if (before > 1 and entry == times * before) or (times == 1 and entry == before):
+                yield times * after
 
 
 def _places(value: Any, path: tuple = ()) -> Iterator[tuple]:

@@ -11,8 +11,9 @@ from typing import Any
 import keras
 from keras import tree
 
-from keras_hoyer._keras import calls_of, forgetting_calls, own_variables
+from keras_hoyer._keras import all_of, calls_of, forgetting_calls, going_through, own_variables
 from keras_hoyer.graph.arguments import accepted
+from keras_hoyer.graph.registry import find_rule
 
 # What stands for open axes where a layer cannot be called on them; no layer has so many channels.
 BATCH, LENGTH = 2, 97
@@ -125,19 +126,30 @@ def _traced(layer: keras.Layer, args: tuple, kwargs: dict, sample: int | None) -
 
     args, kwargs = tree.map_structure(fresh, (args, kwargs))
     # Nothing that the layer assigns or adds to its losses is to stay.
-    with forgetting_calls(layer), keras.StatelessScope(collect_losses=True) as scope:
+    gone_through: list[keras.Layer] = [layer]
+    inside = [part for part in all_of(layer) if part is not layer and find_rule(part)[0] is None]
+    with (
+        forgetting_calls(layer),
+        going_through(inside, gone_through),
+        keras.StatelessScope(collect_losses=True) as scope,
+    ):
         results = layer.call(*args, **kwargs)
         outputs = [y for y in tree.flatten(results) if y is not None]
         if not all(map(_is_symbolic, outputs)):
             raise ValueError("an output does not depend on the inputs")
         nodes = calls_of(outputs)
     given, inputs = zip(*known.values(), strict=True) if known else ((), ())
-    return Opened(
-        layer, given, inputs, outputs, nodes, sample, _hidden(layer, scope, nodes, sample)
-    )
+    hidden = _hidden(layer, gone_through, scope, nodes, sample)
+    return Opened(layer, given, inputs, outputs, nodes, sample, hidden)
 
 
-def _hidden(layer: keras.Layer, scope: Any, nodes: Sequence[Any], sample: int | None) -> str:
+def _hidden(
+    layer: keras.Layer,
+    gone_through: Sequence[keras.Layer],
+    scope: Any,
+    nodes: Sequence[Any],
+    sample: int | None,
+) -> str:
     held = {id(inner) for inner in layer._flatten_layers()}
     foreign = [
         node.operation.name
@@ -148,7 +160,7 @@ def _hidden(layer: keras.Layer, scope: Any, nodes: Sequence[Any], sample: int | 
         raise ValueError(f"it calls the layer '{foreign[0]}', which it does not hold")
     if sample is not None:
         return "its code needs the sizes of all axes"
-    if own_variables(layer):
+    if any(map(own_variables, gone_through)):
         return "it has weights of its own"
     if scope.losses or scope.state_mapping:
         return "it adds losses or sets variables"

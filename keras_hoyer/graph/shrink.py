@@ -7,10 +7,10 @@ import numpy as np
 
 from keras_hoyer._checks import warn
 from keras_hoyer.graph.axes import FROZEN, Read
-from keras_hoyer.graph.building import Builder, CannotRebuild
+from keras_hoyer.graph.building import Builder
 from keras_hoyer.graph.checking import check_outputs
 from keras_hoyer.graph.unreached import Unreached
-from keras_hoyer.graph.walk import ChannelGraph
+from keras_hoyer.graph.walk import ChannelGraph, Fixed
 from keras_hoyer.plain import find_adapted
 from keras_hoyer.weights import find_weights
 
@@ -103,17 +103,16 @@ def _smaller(model: keras.Model, again: bool = False) -> tuple[Builder, keras.Mo
 
     A layer without a rule whose new sizes nothing can express is kept as it is.
     """
-    closed: dict[int, str] = {}
+    fixed: list[Fixed] = []
     while True:
-        graph = ChannelGraph(model, closed=closed)
+        graph = ChannelGraph(model, fixed=fixed)
         removed = _removable(graph)
         builder = Builder(graph, removed)
         if again and not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
             return builder, None
-        try:
+        if not builder.plan.fixed:
             return builder, builder.build(model)
-        except CannotRebuild as error:
-            closed[id(error.layer)] = f" ({error.reason})"
+        fixed += builder.plan.fixed
 
 
 def _removable(graph: ChannelGraph) -> np.ndarray:

@@ -9,7 +9,7 @@ The walk also carries constants: a channel that has the same value for every inp
 whose kernel is zero, is known with its value as far as it stays constant.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 from typing import Any
 
@@ -38,6 +38,9 @@ from keras_hoyer.graph.probing import (
 from keras_hoyer.graph.registry import find_rule
 from keras_hoyer.graph.sharing import held_variables, sharing_layers
 
+# A variable, one of its axes whose channels have to stay, and what it is that fixes them.
+Fixed = tuple[Any, int, str]
+
 
 class ChannelGraph(Facts):
     """The channels of a model, and what holds them together.
@@ -50,20 +53,20 @@ class ChannelGraph(Facts):
         values: whether to read the weights to follow constants, as `shrink` does; without, it is
             quicker, every channel counts as changing, and costs are right also of nested models
             that are called on other sizes than they were built for.
-        closed: layers without a rule that are not to be opened, by their ids, and why not.
+        fixed: places whose channels have to stay.
 
     Raises:
         ValueError: if the model is not built, or its graph cannot be seen.
     """
 
     def __init__(
-        self, model: keras.Model, values: bool = True, closed: Mapping[int, str] | None = None
+        self, model: keras.Model, values: bool = True, fixed: Iterable[Fixed] = ()
     ) -> None:
         super().__init__(values)
         self.model = model
         self.masked = False  # whether a mask is known to go through the model so far
         self.opened: dict[int, Opened] = {}
-        self._closed = dict(closed or {})
+        self._closed: dict[int, str] = {}  # what cannot be opened, by its id, and why not
         self._layer: Any = None  # the opened layer whose code is gone through
         self._results: dict[int, list[Tensor]] = {}
         self._given: list[Tensor] = []
@@ -77,6 +80,10 @@ class ChannelGraph(Facts):
         for variable in [v for group in self.sharing for x in group for v in held_variables(x)]:
             if id(variable) in self.weights:
                 self.freeze(*self.weights[id(variable)].axes)  # others use it in their own way
+        for variable, index, why in fixed:
+            axis = self.weights[id(variable)].axes[index]
+            if axis is not None:
+                self.labels.fix(axis.labels, why)
         self.roots = self.labels.roots()
 
     # The walk.
