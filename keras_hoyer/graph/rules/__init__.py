@@ -16,6 +16,7 @@ from keras_hoyer.graph.rules import (
     pooling,
     recurrent,
     shaping,
+    wrappers,
 )
 
 __all__ = [
@@ -30,4 +31,5 @@ __all__ = [
     "pooling",
     "recurrent",
     "shaping",
+    "wrappers",
 ]
