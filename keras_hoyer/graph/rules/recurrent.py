@@ -9,7 +9,14 @@ from keras import layers, ops, tree
 from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.facts import title
 from keras_hoyer.graph.registry import find_rule
-from keras_hoyer.graph.rules.common import as_list, constants_of, forgetting, only_zeros, rule
+from keras_hoyer.graph.rules.common import (
+    as_list,
+    constants_of,
+    forgetting,
+    only_zeros,
+    rule,
+    used_inputs,
+)
 from keras_hoyer.graph.walk import ChannelGraph
 
 _CELLS = (layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
@@ -56,12 +63,15 @@ def _run(graph: ChannelGraph, layer: Any, x: Tensor, initial_state: Any) -> Any:
         states = tree.map_structure(forgetting, states)
     step = Tensor((x.shape[0], x.shape[-1]), (None, x.axes[-1]), (x.sizes[0], x.sizes[-1]))
     out, states = _step(graph, layer.cell, step, states, x.sizes[1])
+    return _results(layer, x, out, tree.flatten(states))
+
+
+def _results(layer: Any, x: Tensor, out: Tensor, states: Sequence[Tensor]) -> Any:
+    """What a recurrent layer gives, from what comes out of one step."""
     result = out
     if layer.return_sequences:
-        result = Tensor((*x.shape[:-1], out.shape[-1]), (None, None, out.axes[-1]))
-    if not layer.return_state:
-        return result
-    return [result, *tree.flatten(states)]
+        result = Tensor((*x.shape[:2], *out.shape[1:]), (None, None, *out.axes[1:]))
+    return [result, *states] if layer.return_state else result
 
 
 def _initial(graph: ChannelGraph, cell: Any) -> Any:
@@ -139,34 +149,80 @@ def _gated(
         graph.freeze(out)
     kernel = graph.value(cell.kernel)
     if kernel is not None:
-        graph.read(source, kernel != 0, (wide,))
-        out = out.having(_silent_units(graph, cell, source, states))
-        graph.read(out, graph.value(cell.recurrent_kernel) != 0, (wide,))
+        graph.read(source, _reached(kernel), (wide,))
+        before = [state.axes[-1] for state in states]
+        out = out.having(_silent_units(graph, cell, cell.units, source, before))
+        graph.read(out, _reached(graph.value(cell.recurrent_kernel)), (wide,))
     result = Tensor((x.shape[0], cell.units), (None, out))
     return result, [result for _ in states]
 
 
+@rule(layers.ConvLSTM1D, layers.ConvLSTM2D, layers.ConvLSTM3D)
+def _conv_lstm(
+    graph: ChannelGraph, layer: Any, x: Tensor, initial_state: Any = None, **kwargs: Any
+) -> Any:
+    cell, units = layer.cell, layer.filters
+    index = 1 if layer.data_format == "channels_first" else x.rank - 2  # of one step
+    graph.freeze(*(axis for i, axis in enumerate(x.axes) if i != index + 1))
+    source = x.axes[index + 1]
+    out = graph.channels(layer, "filters", units)
+    graph.resize(layer, lambda size: {"filters": size(out)})
+    wide = out.tile(4)
+    given = [s for s in tree.flatten(initial_state) if isinstance(s, Tensor)]
+    graph.join(out, *(state.axes[index] for state in given))
+    window = (None,) * len(layer.kernel_size)
+    sizes = graph.output_sizes[0][1 + layer.return_sequences :]
+    uses = [x.sizes[1] or 1, *(n or 1 for i, n in enumerate(sizes, 1) if i != index)]
+    graph.weight(cell.kernel, (*window, source, wide), reads=(len(window),), uses=uses)
+    graph.weight(cell.recurrent_kernel, (*window, out, wide), reads=(len(window),), uses=uses)
+    graph.weight(cell.bias, (wide,))
+    for state in tree.flatten(layer.states or ()) if layer.stateful else ():
+        axes = [out if i == index else None for i in range(len(state.shape))]
+        graph.weight(state, axes, state=True)
+    if graph.mixes(cell.activation) or graph.mixes(cell.recurrent_activation):
+        graph.freeze(out)
+    kernel = graph.value(cell.kernel)
+    if kernel is not None:
+        graph.read(source, _reached(kernel), (wide,))
+        if not layer.stateful:
+            before = [state.axes[index] for state in given] or [out.having(0)]
+            out = out.having(_silent_units(graph, cell, units, source, before))
+        graph.read(out, _reached(graph.value(cell.recurrent_kernel)), (wide,))
+    shape: list[int | None] = [None] * (x.rank - 1)
+    shape[index] = units
+    step = Tensor(shape, [out if i == index else None for i in range(x.rank - 1)])
+    return _results(layer, x, step, [step, step])
+
+
+def _reached(kernel: np.ndarray) -> np.ndarray:
+    """Which outputs of a kernel `(*window, inputs, outputs)` depend on which inputs."""
+    return used_inputs(kernel.reshape(-1, *kernel.shape[-2:]))
+
+
 def _silent_units(
-    graph: ChannelGraph, cell: Any, source: Axis | None, states: Sequence[Tensor]
+    graph: ChannelGraph,
+    cell: Any,
+    units: int,
+    source: Axis | None,
+    states: Sequence[Axis | None],
 ) -> np.ndarray:
     """Zero for the units that start at zero and are never given anything else."""
-    units = cell.units
     # The candidate is the third of the four gates of an LSTM, the last of a GRU's three.
     candidate = 0 if isinstance(cell, layers.SimpleRNNCell) else 2 * units
     part = slice(candidate, candidate + units)
     origin = float(ops.convert_to_numpy(cell.activation(ops.zeros((1, 1))))[0, 0])
     if origin != 0 or not graph.is_pointwise(cell.activation):
         return np.full(units, np.nan)
-    kernel = graph.value(cell.kernel)[:, part]
-    recurrent = graph.value(cell.recurrent_kernel)[:, part]
-    driven = (kernel[constants_of(source, len(kernel)) != 0] != 0).any(axis=0)
+    kernel = _reached(graph.value(cell.kernel)[..., part])
+    recurrent = _reached(graph.value(cell.recurrent_kernel)[..., part])
+    driven = kernel[constants_of(source, len(kernel)) != 0].any(axis=0)
     for state in states:
-        driven |= constants_of(state.axes[-1], units) != 0
+        driven |= constants_of(state, units) != 0
     if cell.bias is not None:
         bias = graph.value(cell.bias)[..., part].reshape(-1, units)
         driven |= (bias != 0).any(axis=0)
     while True:
-        reached = driven | (recurrent[driven] != 0).any(axis=0)
+        reached = driven | recurrent[driven].any(axis=0)
         if (reached == driven).all():
             return np.where(driven, np.nan, 0)
         driven = reached

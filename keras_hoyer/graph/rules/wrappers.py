@@ -28,6 +28,8 @@ def _bidirectional(
     ]
     results = [r if isinstance(r, list) else [r] for r in results]
     forward, backward = (r[0] for r in results)
+    if forward.axes[-1] is None or backward.axes[-1] is None:  # channels come first
+        return graph.opaque(layer, [*results[0], *results[1]])
     # The wrapper takes both sides to be equally wide.
     graph.join(forward.axes[-1], backward.axes[-1])
     graph.resize(
