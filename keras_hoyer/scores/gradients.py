@@ -25,8 +25,8 @@ def gradients_of(
         batches: The data, with labels if the loss wants them.
 
     Yields:
-        A gradient for each variable, `None` where the loss does not depend on it, and the number of
-        samples.
+        A gradient for each variable, `None` where the loss does not depend on it (on JAX zeros),
+        and the number of samples.
     """
     make = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
     with computing_in("float32", model, HALF), _without_penalties(model):
@@ -107,7 +107,7 @@ def _on_jax(model: keras.Model, variables: Sequence[keras.Variable]) -> Gradient
 
     def loss(values: list[Any], rest: list[Any], batch: Batch) -> Any:
         state = [*zip(variables, values, strict=True), *zip(others, rest, strict=True)]
-        with keras.StatelessScope(state_mapping=state):
+        with keras.StatelessScope(state_mapping=state, collect_losses=True):
             return _loss(model, batch)
 
     differentiate = jax.jit(jax.grad(loss))

@@ -39,7 +39,7 @@ class _Saliency(DataScore):
             batches = batches_of(model, self.data, self.batch_size, self.batches)
             for gradients, samples in gradients_of(model, variables, batches):
                 for index, gradient in enumerate(gradients):
-                    if gradient is not None:
+                    if gradient is not None and gradient.any():
                         self.gather(totals[index], gradient, samples)
                         unseen.discard(index)
                 count += samples
