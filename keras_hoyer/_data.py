@@ -1,6 +1,7 @@
 """Batches of a user's data, in whatever form Keras or `export` takes them."""
 
 import inspect
+import itertools
 from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
@@ -42,6 +43,11 @@ def batches_of(
     Raises:
         ValueError: If the data are of no such kind, of unequal lengths, or there are none.
     """
+    if most is None and _is_endless(data):
+        raise ValueError(
+            f"Invalid value for argument `batches`. Expected a number, since `data` has no end: "
+            f"{type(data).__name__}. Received: batches=None"
+        )
     number = -1
     for number, batch in enumerate(_all_batches(model, data, size)):
         if number == most:
@@ -88,7 +94,8 @@ def _all_batches(model: keras.Model, data: Any, size: int) -> Iterator[Batch]:
         )
         return
     if isinstance(data, keras.utils.PyDataset):
-        data = map(data.__getitem__, range(data.num_batches))
+        count = data.num_batches
+        data = map(data.__getitem__, itertools.count() if count is None else range(count))
     # PyTorch's loaders give lists where all others give tuples.
     lists = type(data).__module__.startswith("torch.")
     for batch in data:
@@ -140,7 +147,15 @@ def _array(value: Any) -> np.ndarray:
 
 
 def _is_array(value: Any) -> bool:
-    return hasattr(value, "shape") and hasattr(value, "dtype")
+    return hasattr(value, "shape") and hasattr(value, "__array__")
+
+
+def _is_endless(data: Any) -> bool:
+    """Whether it is known that data never end; of a generator it is not."""
+    if isinstance(data, keras.utils.PyDataset):
+        return data.num_batches is None
+    cardinality = getattr(data, "cardinality", None)  # of a `tf.data.Dataset`, -1 if infinite
+    return callable(cardinality) and int(cardinality()) == -1
 
 
 def _takes_several(model: keras.Model) -> bool:

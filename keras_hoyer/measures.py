@@ -1,7 +1,7 @@
 """How sparse is an array: the formulas behind Hoyer's penalties, in float64 NumPy."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -66,11 +66,12 @@ def effective_count(array: Any) -> float:
     return effective_count_of([array])
 
 
-def effective_count_of(arrays: Sequence[Any]) -> float:
+def effective_count_of(arrays: Iterable[Any]) -> float:
     """The effective number of nonzero entries of several arrays together, as of one.
 
     Args:
-        arrays: Arrays, tensors or variables of any shape and real dtype.
+        arrays: Arrays, tensors or variables of any shape and real dtype; one is looked at after
+            the other.
 
     Returns:
         A float between 1 and the number of entries; 0 if all are zero.

@@ -1,6 +1,7 @@
 """docs/extending.md: its code runs as it stands, and what it makes is taken everywhere."""
 
 import re
+from dataclasses import dataclass
 from pathlib import Path
 
 import keras
@@ -186,3 +187,17 @@ def test_what_does_not_answer_as_asked_is_named():
     with pytest.raises(ValueError, match="Invalid value for argument `score`"):
         kh.prune(model, half, score="magnitude")
     assert np.all(model.get_layer("out").kernel.numpy() != 0)
+
+
+def test_a_pattern_of_whole_channels_decides_itself_how_many_stay():
+    @dataclass(frozen=True)
+    class Powers(kh.patterns.Channel):
+        """A power of two of channels stays."""
+
+        def count_kept(self, wanted, channels):
+            return min(channels, 1 << (max(wanted, 1) - 1).bit_length())
+
+    model = keras.Sequential([keras.Input((4,)), keras.layers.Dense(24), keras.layers.Dense(3)])
+    for target in (kh.criteria.TargetSparsity(0.2), kh.criteria.TargetFlops(0.5)):
+        kh.prune(model, target, Powers())
+    assert kh.shrink(model).layers[0].units == 8

@@ -344,8 +344,21 @@ def test_data_that_cannot_be_read_again_or_do_not_fit_together_are_named():
     kh.prune(model, kh.criteria.TargetSparsity(0.2), score=once)
     with pytest.raises(ValueError, match="read once only"):
         kh.prune(model, kh.criteria.TargetSparsity(0.4), score=once)
+    with pytest.raises(ValueError, match=r"`batches`. Expected a number, since `data` has no end"):
+        kh.prune(model, kh.criteria.TargetSparsity(0.4), score=kh.scores.Activation(Endless()))
+    some = kh.scores.Activation(Endless(), batches=2)
+    assert kh.prune(model, kh.criteria.TargetSparsity(0.4), score=some).sparsity > 0.3
     with pytest.raises(ValueError, match=r"as many samples each.*\[7, 8\]"):
         kh.prune(model, kh.criteria.TargetSparsity(0.4), score=kh.scores.Activation((x, x[:7])))
+
+
+class Endless(keras.utils.PyDataset):
+    """As Keras takes one whose length is not known."""
+
+    num_batches = None
+
+    def __getitem__(self, index):
+        return (np.ones((4, 3), "float32"),)
 
 
 class Hidden(layers.Layer):

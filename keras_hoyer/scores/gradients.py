@@ -5,7 +5,6 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_hoyer._data import Batch, call_on
 from keras_hoyer._keras import compile_arguments
@@ -16,7 +15,7 @@ Gradients = Callable[[Batch], list[Any]]
 
 def gradients_of(
     model: keras.Model, variables: Sequence[keras.Variable], batches: Iterator[Batch]
-) -> Iterator[tuple[list[np.ndarray | None], int]]:
+) -> Iterator[tuple[list[Any], int]]:
     """The gradients of the loss of each batch, in inference mode, without penalties on weights.
 
     Args:
@@ -25,19 +24,15 @@ def gradients_of(
         batches: The data, with labels if the loss wants them.
 
     Yields:
-        A gradient for each variable, `None` where the loss does not depend on it, and the number of
-        samples.
+        A gradient for each variable, a tensor, or `None` where the loss does not depend on it (on
+        JAX zeros); and the number of samples.
     """
     make = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
     with computing_in("float32", model, HALF), _without_penalties(model):
         gradients = make[keras.backend.backend()](model, variables)
         for batch in batches:
             _check_labels(model, batch)
-            found = gradients(batch)
-            yield (
-                [None if g is None else keras.ops.convert_to_numpy(g) for g in found],
-                batch.size,
-            )
+            yield gradients(batch), batch.size
 
 
 def check_loss(model: keras.Model, name: str) -> None:
@@ -107,7 +102,7 @@ def _on_jax(model: keras.Model, variables: Sequence[keras.Variable]) -> Gradient
 
     def loss(values: list[Any], rest: list[Any], batch: Batch) -> Any:
         state = [*zip(variables, values, strict=True), *zip(others, rest, strict=True)]
-        with keras.StatelessScope(state_mapping=state):
+        with keras.StatelessScope(state_mapping=state, collect_losses=True):
             return _loss(model, batch)
 
     differentiate = jax.jit(jax.grad(loss))

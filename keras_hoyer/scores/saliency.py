@@ -21,8 +21,14 @@ class _Saliency(DataScore):
     additive = True
     power = 1
 
-    def gather(self, total: np.ndarray, gradient: np.ndarray, samples: int) -> None:
-        """Adds a batch's gradient to `total`, in place; the mean over samples is taken after."""
+    def gather(self, total: np.ndarray, gradient: np.ndarray, share: float) -> None:
+        """Adds what a batch's gradient says to `total`, in place.
+
+        Args:
+            total: What the batches before said.
+            gradient: The gradient of the batch's loss.
+            share: Number of the batch's samples over that of the first batch.
+        """
         raise NotImplementedError
 
     def check(self, model: keras.Model, weights: Sequence[Weight]) -> None:
@@ -34,15 +40,17 @@ class _Saliency(DataScore):
         self.check(model, weights)
         variables = [weight.variable for weight in weights]
         totals = [np.zeros(weight.shape, "float32") for weight in weights]
-        unseen, count = set(range(len(weights))), 0
+        unseen, count, first = set(range(len(weights))), 0, 0
         with left_as_it_is(model):
             batches = batches_of(model, self.data, self.batch_size, self.batches)
             for gradients, samples in gradients_of(model, variables, batches):
-                for index, gradient in enumerate(gradients):
-                    if gradient is not None:
-                        self.gather(totals[index], gradient, samples)
-                        unseen.discard(index)
+                first = first or samples
                 count += samples
+                for index, tensor in enumerate(gradients):
+                    gradient = None if tensor is None else keras.ops.convert_to_numpy(tensor)
+                    if gradient is not None and gradient.any():
+                        self.gather(totals[index], gradient, samples / first)
+                        unseen.discard(index)
         if unseen:
             warn(
                 f"The loss does not depend on {name_all([weights[i] for i in sorted(unseen)])}: "
@@ -50,7 +58,7 @@ class _Saliency(DataScore):
                 "`layers=` if that is not meant."
             )
         for total in totals:
-            total /= count
+            total /= count / first
         factors = {id(v): total for v, total in zip(variables, totals, strict=True)}
         return Scaled(factors, self.power, additive=True)
 
@@ -86,9 +94,9 @@ class Taylor(_Saliency):
     array([0., 1.], dtype=float32)
     """
 
-    def gather(self, total: np.ndarray, gradient: np.ndarray, samples: int) -> None:
-        """Adds the gradient of the batch's summed loss."""
-        total += np.float32(samples) * gradient
+    def gather(self, total: np.ndarray, gradient: np.ndarray, share: float) -> None:
+        """Adds the gradient."""
+        total += gradient if share == 1 else np.float32(share) * gradient
 
 
 class Fisher(_Saliency):
@@ -120,6 +128,6 @@ class Fisher(_Saliency):
 
     power = 2
 
-    def gather(self, total: np.ndarray, gradient: np.ndarray, samples: int) -> None:
-        """Adds the square of the batch's gradient, as often as it has samples."""
-        total += np.float32(samples) * np.square(gradient)
+    def gather(self, total: np.ndarray, gradient: np.ndarray, share: float) -> None:
+        """Adds the square of the gradient."""
+        total += np.float32(share) * np.square(gradient)
