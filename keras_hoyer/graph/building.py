@@ -45,6 +45,7 @@ class Builder:
             the old node, and the new operation, arguments and outputs.
         kept_shared: the layers that the new model has in common with the old one.
         in_place: for each layer, by its id, what it calls and the models that do so in its place.
+        parts: the layers around which a layer was made, by the entries of its config; by its id.
         plan: which way the layers without a rule go.
     """
 
@@ -57,6 +58,7 @@ class Builder:
         self.kept_shared: list[Any] = []
         self.made: dict[int, tuple[Any, Any]] = {}
         self.in_place: dict[int, list[tuple[Opened, keras.Model]]] = {}
+        self.parts: dict[int, dict[str, Any]] = {}
         self.from_config: dict[int, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
         self.partners = {id(layer): group for group in graph.sharing for layer in group}
         self.touched = self._touched(graph.function)
@@ -196,7 +198,8 @@ class Builder:
 
     def _around_parts(self, old: keras.Layer) -> keras.Layer:
         """A layer made from its config, around layers that are made each in its own way."""
-        parts = tree.map_structure(self._part, self.graph.parts[id(old)])
+        self.parts[id(old)] = self.graph.parts[id(old)]
+        parts = tree.map_structure(self._part, self.parts[id(old)])
         return self._with_updates(old, {**self.graph.updates(old, self.size), **parts})
 
     def _part(self, old: keras.Layer) -> keras.Layer:
@@ -305,18 +308,18 @@ class Builder:
             found = found[:-1]  # a bias that was added is the last weight of its layer
         if found != expected:
             raise ValueError(f"It gives weights of shapes {found}. Expected: {expected}")
-        for part in tree.flatten(self.graph.parts.get(id(old), {})):
+        for part in tree.flatten(self.parts.get(id(old), {})):
             self._check_weights(part, self.made[id(part)][1])
 
     def _own_weights(self, old: keras.Layer, layer: keras.Layer) -> list[keras.Variable]:
         """The weights of a layer, or of the one that is made of it, without those of its parts."""
-        parts = [getattr(layer, name) for name in self.graph.parts.get(id(old), {})]
+        parts = [getattr(layer, name) for name in self.parts.get(id(old), {})]
         inner = {id(variable) for part in tree.flatten(parts) for variable in part.weights}
         return [variable for variable in layer.weights if id(variable) not in inner]
 
     def _pairs(self, old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Layer, keras.Layer]]:
         """The two layers and the layers inside them, without parts that are made by themselves."""
-        return [(old, new)] if id(old) in self.graph.parts else layer_pairs(old, new)
+        return [(old, new)] if id(old) in self.parts else layer_pairs(old, new)
 
     def transfer(self) -> dict[int, tuple[Any, Any]]:
         """Copies what is left of each weight, and puts the constants into the biases.

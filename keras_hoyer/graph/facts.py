@@ -227,6 +227,15 @@ class Facts:
         """The symbolic outputs of the call that is looked at."""
         return self.calls.node.outputs
 
+    def mark(self) -> tuple[int, int, int]:
+        """How far the walk has come."""
+        return len(self.reads), len(self.calls.costs), len(self.calls.unknown)
+
+    def back_to(self, mark: tuple[int, int, int]) -> None:
+        """Takes back the reads and costs since then, for a rule that looks at a call again."""
+        reads, costs, unknown = mark
+        del self.reads[reads:], self.calls.costs[costs:], self.calls.unknown[unknown:]
+
     # What the readers ask.
 
     def updates(self, operation: Any, size: Size) -> dict:

@@ -82,6 +82,11 @@ def forgetting(x: Tensor) -> Tensor:
     return Tensor(x.shape, [a if a is None else a.forget() for a in x.axes])
 
 
+def zeros_of(x: Tensor) -> Tensor:
+    """The tensor with only its zeros known."""
+    return Tensor(x.shape, [only_zeros(axis) for axis in x.axes])
+
+
 def concatenated(axes: Sequence[Axis | None], sizes: Shape) -> Axis | None:
     """The axis of several laid end to end."""
     if all(axis is None for axis in axes):

@@ -13,9 +13,9 @@ from keras_hoyer.graph.rules.common import (
     as_list,
     constants_of,
     forgetting,
-    only_zeros,
     rule,
     used_inputs,
+    zeros_of,
 )
 from keras_hoyer.graph.walk import ChannelGraph
 
@@ -108,14 +108,30 @@ def _step(
         return x, results
     if find_rule(cell)[0] is _gated_cell:
         return _gated(graph, cell, x, states, steps)
-    states = [forgetting(state) for state in states]
-    whole = "it is the cell of a recurrent layer"
-    outputs = graph.inside(cell, x, states, steps=steps, whole=whole)
-    for one, two in zip(states, outputs[1:], strict=True):
-        graph.join(one.axes[-1], two.axes[-1])
-    # Where the first steps are masked, zeros come out.
-    out, *after = (Tensor(y.shape, [only_zeros(axis) for axis in y.axes]) for y in outputs)
-    return out, after
+    return _settled(graph, cell, x, states, steps)
+
+
+def _settled(
+    graph: ChannelGraph, cell: Any, x: Tensor, states: Sequence[Tensor], steps: int | None
+) -> tuple[Tensor, list[Tensor]]:
+    """A step of a cell by its own rule, or opened, with what is constant of its states for good."""
+    states, mark = list(states), graph.mark()
+    while True:
+        whole = "it is the cell of a recurrent layer"
+        # Where steps are masked, zeros come out.
+        outputs = [zeros_of(y) for y in graph.inside(cell, x, states, steps=steps, whole=whole)]
+        out, after = outputs[0], outputs[1:]
+        settled = True
+        for number, (one, two) in enumerate(zip(states, after, strict=True)):
+            axis = graph.join(one.axes[-1], two.axes[-1])
+            lost = (one.axes[-1].constants == 0) & (constants_of(two.axes[-1], len(axis)) != 0)
+            if lost.any():
+                settled = False
+                known = np.where(lost, np.nan, one.axes[-1].constants)
+                states[number] = one.replace(-1, axis.having(known))
+        if settled or not graph.values:
+            return out, after
+        graph.back_to(mark)
 
 
 @rule(*_CELLS)
