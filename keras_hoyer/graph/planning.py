@@ -19,9 +19,12 @@ from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.configs import resized_configs
 from keras_hoyer.graph.facts import title
 from keras_hoyer.graph.opened import depends_on_training
-from keras_hoyer.graph.opening import as_function, has_graph, nodes_in_order
+from keras_hoyer.graph.opening import as_function, call_on, has_graph, nodes_in_order
 from keras_hoyer.graph.remaking import made_from_config
 from keras_hoyer.graph.walk import ChannelGraph, Fixed
+
+# How many configs of a whole model are tried: each takes building the model.
+MOST_MODELS = 12
 
 Kind = tuple[int, ...]  # the roots of the channels of an axis
 
@@ -31,6 +34,8 @@ class Plan:
     """What becomes of the layers without a rule that change.
 
     Attributes:
+        whole: the entries of the model's own config that change, if its class is not one of Keras'
+            and can say all new sizes; else None.
         updates: for each layer that keeps its class, by its id, the entries of its config that
             change.
         in_place: the ids of the layers in whose place plain ones are put.
@@ -38,6 +43,7 @@ class Plan:
             variable, one of its axes, and why.
     """
 
+    whole: dict[str, Any] | None = None
     updates: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
     in_place: set[int] = dataclasses.field(default_factory=set)
     fixed: list[Fixed] = dataclasses.field(default_factory=list)
@@ -68,7 +74,16 @@ class Planner:
         self.seen: set[int] = set()
         self.classes = {type(x).__name__: type(x) for x in _keras.all_of(graph.model)}
 
-    def look_through(self, function: Any) -> Plan:
+    def make(self) -> Plan:
+        """The plan for the whole model."""
+        model = self.graph.model
+        if _of_own_class(model) and not self.needs_bias and self.removed.any():
+            self.plan.whole = self._whole(model)
+        if self.plan.whole is None:
+            self.look_through(self.graph.function)
+        return self.plan
+
+    def look_through(self, function: Any) -> None:
         """Plans for all layers of a graph."""
         for node in nodes_in_order(function):
             operation = node.operation
@@ -76,7 +91,32 @@ class Planner:
                 self.look_through(as_function(operation))
             elif id(node) in self.graph.opened and id(operation) not in self.apart:
                 self._decide(node)
-        return self.plan
+
+    def _whole(self, model: keras.Model) -> dict[str, Any] | None:
+        """The entries of the model's config with which it has all new sizes."""
+        weights = [self.graph.weights.get(id(v)) for v in model.weights]
+        axes = [axis for weight in weights if weight for axis in weight.axes if axis is not None]
+        cut = {self._kind(axis) for axis in axes}
+        sizes = dict.fromkeys((len(axis), self._left(axis)) for axis in axes)
+        for x in self.graph.function.inputs:
+            if any(self._left(axis) < len(axis) for axis in self.graph.tensors[id(x)].labelled):
+                return None
+        try:
+            config = model.get_config()
+        except Exception:  # the class has none
+            return None
+        expected = [self._shape_of(variable, cut) for variable in model.weights]
+        inputs = self.graph.function.inputs
+        for updates in resized_configs(config, sizes, MOST_MODELS):
+            try:
+                new = made_from_config(model, updates, self.classes)
+                if not new.built:
+                    call_on(new, [keras.KerasTensor(x.shape, x.dtype) for x in inputs])
+            except Exception:  # whatever a class makes of sizes that do not suit it
+                continue
+            if [tuple(variable.shape) for variable in new.weights] == expected:
+                return updates
+        return None
 
     def _decide(self, node: Any) -> None:
         layer, opened = node.operation, self.graph.opened[id(node)]
@@ -180,3 +220,8 @@ class Planner:
             for n, axis in zip(x.shape, known.axes, strict=True)
         ]
         return keras.KerasTensor(shape, x.dtype)
+
+
+def _of_own_class(model: keras.Model) -> bool:
+    """Whether the class of a model says more than its graph does."""
+    return not type(model).__module__.startswith("keras.")
