@@ -226,7 +226,7 @@ class Builder:
             return old  # it has no state, and its arguments may not fit into a config
         new = self._from_config(old, updates)
         if isinstance(old, keras.Layer):
-            same = id(old) not in self.touched
+            same = id(old) not in self.touched and old is not self.graph.model
             reference = new if same or not updates else self._from_config(old, {})
             unbuilt = None if same else dict(_keras.attributes_of(reference))
             carry_assets(old, new)

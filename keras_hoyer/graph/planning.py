@@ -6,7 +6,7 @@ stays as it is, and the walk begins again.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -18,6 +18,7 @@ from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.configs import resized_configs
 from keras_hoyer.graph.facts import title
+from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.opened import depends_on_training
 from keras_hoyer.graph.opening import as_function, call_on, has_graph, nodes_in_order
 from keras_hoyer.graph.remaking import made_from_config
@@ -76,9 +77,7 @@ class Planner:
 
     def make(self) -> Plan:
         """The plan for the whole model."""
-        model = self.graph.model
-        if _of_own_class(model) and not self.needs_bias and self.removed.any():
-            self.plan.whole = self._whole(model)
+        self.plan.whole = self.whole()
         if self.plan.whole is None:
             self.look_through(self.graph.function)
         return self.plan
@@ -92,8 +91,11 @@ class Planner:
             elif id(node) in self.graph.opened and id(operation) not in self.apart:
                 self._decide(node)
 
-    def _whole(self, model: keras.Model) -> dict[str, Any] | None:
-        """The entries of the model's config with which it has all new sizes."""
+    def whole(self) -> dict[str, Any] | None:
+        """The entries of the model's own config with which it has all new sizes."""
+        model = self.graph.model
+        if not _of_own_class(model) or self.needs_bias or not self.removed.any():
+            return None
         weights = [self.graph.weights.get(id(v)) for v in model.weights]
         axes = [axis for weight in weights if weight for axis in weight.axes if axis is not None]
         cut = {self._kind(axis) for axis in axes}
@@ -220,6 +222,25 @@ class Planner:
             for n, axis in zip(x.shape, known.axes, strict=True)
         ]
         return keras.KerasTensor(shape, x.dtype)
+
+
+def can_say_fewer(graph: ChannelGraph, groups: Sequence[Group]) -> bool:
+    """Whether the config of a model's own class can say that fewer of these channels are left.
+
+    Args:
+        graph: the channels of the model.
+        groups: channels of which the same number goes in each.
+    """
+    if not _of_own_class(graph.model):
+        return True
+    channels = groups[0].channels
+    for gone in dict.fromkeys((channels // 2, 1)):
+        removed = np.zeros(len(graph.roots), bool)
+        for group in groups:
+            removed[group.roots[:gone]] = True
+        if 0 < gone < channels and Planner(graph, removed, (), ()).whole() is not None:
+            return True
+    return False
 
 
 def _of_own_class(model: keras.Model) -> bool:
