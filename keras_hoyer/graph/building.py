@@ -14,7 +14,13 @@ from keras_hoyer.graph.axes import Axis, Read
 from keras_hoyer.graph.compiled import carry_compile
 from keras_hoyer.graph.copying import CannotCopy, Copier, without_own
 from keras_hoyer.graph.opened import Opened, same_calls
-from keras_hoyer.graph.opening import all_layers, as_function, has_graph, nodes_in_order
+from keras_hoyer.graph.opening import (
+    all_layers,
+    as_function,
+    call_on,
+    has_graph,
+    nodes_in_order,
+)
 from keras_hoyer.graph.planning import Planner
 from keras_hoyer.graph.remaking import made_from_config
 from keras_hoyer.graph.state import (
@@ -71,7 +77,7 @@ class Builder:
                 if shift.any():
                     self.shifts[id(read.layer)] = (read, shift)
         adding = [(read.layer, read.axis) for read, _ in self.shifts.values() if read.bias is None]
-        self.plan = Planner(graph, removed, self.partners, adding).look_through(graph.function)
+        self.plan = Planner(graph, removed, self.partners, adding).make()
 
     def kept(self, axis: Axis) -> np.ndarray:
         """Which channels of the axis are left."""
@@ -83,7 +89,10 @@ class Builder:
 
     def build(self, model: keras.Model) -> keras.Model:
         """The whole model with its weights, state and compile settings."""
-        new = self.model(model, self.graph.function)
+        if self.plan.whole is not None:
+            new = self._of_its_class(model, self.plan.whole)
+        else:
+            new = self.model(model, self.graph.function)
         self.made[id(model)] = (model, new)
         copies = self.transfer()
         for key, (unbuilt, before) in self.from_config.items():
@@ -91,6 +100,18 @@ class Builder:
         self.carry_masks(model, new, copies)
         self.carry_settings(model, copies)
         carry_compile(model, new)
+        return new
+
+    def _of_its_class(self, model: keras.Model, updates: dict[str, Any]) -> keras.Model:
+        """A model of the same class, from its config."""
+        new = self._with_updates(model, updates)
+        if not new.built:
+            call_on(new, [keras.KerasTensor(x.shape, x.dtype) for x in self.graph.function.inputs])
+        held = _keras.attributes_of(new)
+        for name, value in _keras.attributes_of(model).items():
+            # Such as a preprocessor with its vocabulary, of which no config makes another one.
+            if isinstance(value, keras.Layer) and not value.weights and name in held:
+                setattr(new, name, value)
         return new
 
     def model(self, model: keras.Model, function: Any) -> keras.Model:
@@ -227,7 +248,7 @@ class Builder:
             return old  # it has no state, and its arguments may not fit into a config
         new = self._from_config(old, updates)
         if isinstance(old, keras.Layer):
-            same = id(old) not in self.touched
+            same = id(old) not in self.touched and old is not self.graph.model
             reference = new if same or not updates else self._from_config(old, {})
             unbuilt = None if same else dict(_keras.attributes_of(reference))
             carry_assets(old, new)
@@ -329,7 +350,8 @@ class Builder:
         """
         copies = {}
         for old, new in self.made.values():
-            inlined = _is_graph(old) or id(old) in self.in_place
+            whole = self.plan.whole is not None
+            inlined = not whole and (_is_graph(old) or id(old) in self.in_place)
             if isinstance(old, keras.Layer) and not inlined and old is not new:
                 weights = self._own_weights(old, old), self._own_weights(old, new)
                 pairs = list(zip(*weights, strict=False))

@@ -11,15 +11,18 @@ MOST = 64
 TIMES = (2, 3, 4)
 
 
-def resized_configs(config: dict[str, Any], sizes: Iterable[tuple[int, int]]) -> Iterator[dict]:
+def resized_configs(
+    config: dict[str, Any], sizes: Iterable[tuple[int, int]], most: int = MOST
+) -> Iterator[dict[str, Any]]:
     """The config with some of its whole numbers changed, those with the fewest changes first.
 
     Args:
         config: of a layer; entries inside lists and dicts count too.
         sizes: the widths that change: before and after.
+        most: how many are tried.
 
     Yields:
-        The top-level entries that change, with their new values, at most `MOST` times; first none.
+        The top-level entries that change, with their new values; first none.
     """
     sizes = [(before, after) for before, after in sizes if before != after]
     options = {place: list(_resized(_at(config, place), sizes)) for place in _places(config)}
@@ -29,7 +32,7 @@ def resized_configs(config: dict[str, Any], sizes: Iterable[tuple[int, int]]) ->
         itertools.islice(itertools.product(*choices), 4096),
         key=lambda chosen: sum(n is not None for n in chosen),
     )
-    for chosen in combinations[:MOST]:
+    for chosen in combinations[:most]:
         changed = config
         for place, size in zip(places, chosen, strict=True):
             if size is not None:

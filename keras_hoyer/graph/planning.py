@@ -6,7 +6,7 @@ stays as it is, and the walk begins again.
 """
 
 import dataclasses
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -18,10 +18,14 @@ from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.configs import resized_configs
 from keras_hoyer.graph.facts import title
+from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.opened import depends_on_training
-from keras_hoyer.graph.opening import as_function, has_graph
+from keras_hoyer.graph.opening import as_function, call_on, has_graph
 from keras_hoyer.graph.remaking import made_from_config
 from keras_hoyer.graph.walk import ChannelGraph, Fixed
+
+# How many configs of a whole model are tried: each takes building the model.
+MOST_MODELS = 12
 
 Kind = tuple[int, ...]  # the roots of the channels of an axis
 
@@ -31,6 +35,8 @@ class Plan:
     """What becomes of the layers without a rule that change.
 
     Attributes:
+        whole: the entries of the model's own config that change, if its class is not one of Keras'
+            and can say all new sizes; else None.
         updates: for each layer that keeps its class, by its id, the entries of its config that
             change.
         in_place: the ids of the layers in whose place plain ones are put.
@@ -38,6 +44,7 @@ class Plan:
             variable, one of its axes, and why.
     """
 
+    whole: dict[str, Any] | None = None
     updates: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
     in_place: set[int] = dataclasses.field(default_factory=set)
     fixed: list[Fixed] = dataclasses.field(default_factory=list)
@@ -68,7 +75,14 @@ class Planner:
         self.seen: set[int] = set()
         self.classes = {type(x).__name__: type(x) for x in _keras.all_of(graph.model)}
 
-    def look_through(self, function: Any) -> Plan:
+    def make(self) -> Plan:
+        """The plan for the whole model."""
+        self.plan.whole = self.whole()
+        if self.plan.whole is None:
+            self.look_through(self.graph.function)
+        return self.plan
+
+    def look_through(self, function: Any) -> None:
         """Plans for all layers of a graph."""
         for node in self.graph.nodes(function):
             operation = node.operation
@@ -76,7 +90,35 @@ class Planner:
                 self.look_through(as_function(operation))
             elif id(node) in self.graph.opened and id(operation) not in self.apart:
                 self._decide(node)
-        return self.plan
+
+    def whole(self) -> dict[str, Any] | None:
+        """The entries of the model's own config with which it has all new sizes."""
+        model = self.graph.model
+        if not _of_own_class(model) or self.needs_bias or not self.removed.any():
+            return None
+        weights = [self.graph.weights.get(id(v)) for v in model.weights]
+        axes = [axis for weight in weights if weight for axis in weight.axes if axis is not None]
+        cut = {self._kind(axis) for axis in axes}
+        sizes = dict.fromkeys((len(axis), self._left(axis)) for axis in axes)
+        for x in self.graph.function.inputs:
+            if any(self._left(axis) < len(axis) for axis in self.graph.tensors[id(x)].labelled):
+                return None
+        try:
+            config = model.get_config()
+        except Exception:  # the class has none
+            return None
+        expected = [self._shape_of(variable, cut) for variable in model.weights]
+        inputs = self.graph.function.inputs
+        for updates in resized_configs(config, sizes, MOST_MODELS):
+            try:
+                new = made_from_config(model, updates, self.classes)
+                if not new.built:
+                    call_on(new, [keras.KerasTensor(x.shape, x.dtype) for x in inputs])
+            except Exception:  # whatever a class makes of sizes that do not suit it
+                continue
+            if [tuple(variable.shape) for variable in new.weights] == expected:
+                return updates
+        return None
 
     def _decide(self, node: Any) -> None:
         layer, opened = node.operation, self.graph.opened[id(node)]
@@ -180,3 +222,27 @@ class Planner:
             for n, axis in zip(x.shape, known.axes, strict=True)
         ]
         return keras.KerasTensor(shape, x.dtype)
+
+
+def can_say_fewer(graph: ChannelGraph, groups: Sequence[Group]) -> bool:
+    """Whether the config of a model's own class can say that fewer of these channels are left.
+
+    Args:
+        graph: the channels of the model.
+        groups: channels of which the same number goes in each.
+    """
+    if not _of_own_class(graph.model):
+        return True
+    channels = groups[0].channels
+    for gone in dict.fromkeys((channels // 2, 1)):
+        removed = np.zeros(len(graph.roots), bool)
+        for group in groups:
+            removed[group.roots[:gone]] = True
+        if 0 < gone < channels and Planner(graph, removed, (), ()).whole() is not None:
+            return True
+    return False
+
+
+def _of_own_class(model: keras.Model) -> bool:
+    """Whether the class of a model says more than its graph does."""
+    return not type(model).__module__.startswith("keras.")
