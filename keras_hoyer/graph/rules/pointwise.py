@@ -158,6 +158,17 @@ def _custom_scale(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> 
     return _combined(graph, inputs, lambda *values: layer.call(list(values)))
 
 
+@rule(*existing(nn_ops, "Glu"))
+def _glu(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
+    """One half of an axis, as far as the other half lets it through."""
+    axis = x.axes[operation.axis]
+    if axis is None:
+        return Tensor(graph.output_sizes[0], forgetting(x).axes)
+    half = len(axis) // 2
+    graph.join(axis.take(slice(half)), axis.take(slice(half, None)))
+    return x.replace(operation.axis, only_zeros(axis.take(slice(half))))
+
+
 def _combined(
     graph: ChannelGraph, operands: Sequence[Any], function: Callable, zero: bool = False
 ) -> Tensor:
