@@ -23,7 +23,7 @@ from keras_hoyer.graph import channel_groups
 
 def of_images(function):
     inputs = keras.Input((6, 6, 3))
-    x = layers.Conv2D(8, 3, padding="same", activation="relu")(inputs)
+    x = layers.Conv2D(16, 3, padding="same", activation="relu")(inputs)
     return keras.Model(inputs, layers.Dense(2)(function(x)))
 
 
@@ -44,8 +44,8 @@ def pixel_shuffle(x):
 
 
 def pixel_unshuffle(x):
-    x = ops.transpose(ops.reshape(x, (-1, 3, 2, 3, 2, 8)), (0, 1, 3, 2, 4, 5))
-    return ops.reshape(x, (-1, 3, 3, 32))
+    x = ops.transpose(ops.reshape(x, (-1, 3, 2, 3, 2, 16)), (0, 1, 3, 2, 4, 5))
+    return ops.reshape(x, (-1, 3, 3, 64))
 
 
 SEQUENCES = {
@@ -92,9 +92,11 @@ def test_an_operation_on_images_is_followed(name):
 @pytest.mark.skipif(not hasattr(ops, "depth_to_space"), reason="Keras has it since 3.14")
 def test_channels_that_become_places_go_together():
     [group, _] = channel_groups(of_images(lambda x: layers.Conv2D(4, 1)(ops.depth_to_space(x, 2))))
-    assert group.channels == 2
+    assert group.channels == 4
     kernel = next(piece for piece in group.producing if piece.variable.name == "kernel")
-    assert sorted(map(sorted, kernel.indices.tolist())) == [[0, 2, 4, 6], [1, 3, 5, 7]]
+    assert sorted(map(sorted, kernel.indices.tolist())) == [
+        [first, first + 4, first + 8, first + 12] for first in range(4)
+    ]
 
 
 def test_channels_that_are_picked_by_number_stay():
