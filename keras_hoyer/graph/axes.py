@@ -38,6 +38,10 @@ class Axis:
         """The whole axis `count` times over."""
         return Axis(np.tile(self.labels, count), np.tile(self.constants, count))
 
+    def forget(self) -> "Axis":
+        """The same channels, none of them known to be constant."""
+        return self.having(np.nan)
+
     def having(self, constants: np.ndarray | float) -> "Axis":
         """The same channels with other constants."""
         constants = np.broadcast_to(np.asarray(constants, "float64"), self.labels.shape)
@@ -98,7 +102,7 @@ class Tensor:
     def replace(self, index: int, axis: Axis | None) -> "Tensor":
         """The tensor with another axis at `index`, and constants forgotten along the others."""
         index %= self.rank
-        axes = [a if a is None else a.having(np.nan) for a in self.axes]
+        axes = [None if a is None else a.forget() for a in self.axes]
         axes[index] = axis
         shape = list(self.shape)
         if axis is not None:

@@ -51,6 +51,7 @@ class Builder:
             the old node, and the new operation, arguments and outputs.
         kept_shared: the layers that the new model has in common with the old one.
         in_place: for each layer, by its id, what it calls and the models that do so in its place.
+        parts: the layers around which a layer was made, by the entries of its config; by its id.
         plan: which way the layers without a rule go.
     """
 
@@ -63,6 +64,7 @@ class Builder:
         self.kept_shared: list[Any] = []
         self.made: dict[int, tuple[Any, Any]] = {}
         self.in_place: dict[int, list[tuple[Opened, keras.Model]]] = {}
+        self.parts: dict[int, dict[str, Any]] = {}
         self.from_config: dict[int, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
         self.partners = {id(layer): group for group in graph.sharing for layer in group}
         self.touched = self._touched(graph.function)
@@ -164,7 +166,7 @@ class Builder:
             new = self.made[id(old)][1]
             return new, args, kwargs, new(*args, **kwargs)
         reasons = []
-        for way in self._ways(node):
+        for way in self._ways(old):
             self.from_config.pop(id(old), None)
             try:
                 new = way(old)
@@ -182,9 +184,8 @@ class Builder:
             f"or its inputs go, and its config does not make it: {reasons[0]}\n{_advice()}"
         )
 
-    def _ways(self, node: Any) -> Iterator[Callable[[Any], Any]]:
+    def _ways(self, old: Any) -> Iterator[Callable[[Any], Any]]:
         """The ways to make a layer, the best first."""
-        old = node.operation
         if _is_graph(old):
             yield lambda old: self.model(old, as_function(old))
         elif not isinstance(old, keras.Layer):
@@ -193,8 +194,10 @@ class Builder:
             yield self._with_partners
         elif id(old) not in self.touched:
             yield from (self.configured, self.copier.layer, self._kept_shared)
-        elif id(node) in self.graph.opened:
+        elif id(old) in self.plan.updates:
             yield partial(self._with_updates, updates=self.plan.updates[id(old)])
+        elif id(old) in self.graph.parts:
+            yield self._around_parts
         else:
             yield self.configured
             if self._keeps_config(old):
@@ -214,6 +217,25 @@ class Builder:
             self.made.setdefault(id(old), (old, new))
         inputs = list(given.values())
         return new, (inputs,), {}, new(inputs)
+
+    def _around_parts(self, old: keras.Layer) -> keras.Layer:
+        """A layer made from its config, around layers that are made each in its own way."""
+        self.parts[id(old)] = self.graph.parts[id(old)]
+        parts = tree.map_structure(self._part, self.parts[id(old)])
+        return self._with_updates(old, {**self.graph.updates(old, self.size), **parts})
+
+    def _part(self, old: keras.Layer) -> keras.Layer:
+        if id(old) in self.graph.parts:
+            new = self._around_parts(old)
+        elif id(old) in self.plan.in_place:
+            opened = next(x for x in self.graph.opened.values() if x.layer is old)
+            new = self.model(old, opened)
+            self.in_place[id(old)] = [(opened, new)]
+            new = keras.Model(new.inputs[0], new.outputs[0], name=old.name)
+        else:
+            new = next(self._ways(old))(old)
+        self.made[id(old)] = (old, new)
+        return new
 
     def configured(self, old: Any) -> Any:
         """A layer or operation made from the config of the old one."""
@@ -266,7 +288,7 @@ class Builder:
     def _touched(self, function: Any) -> set[int]:
         """The ids of the layers of which something changes: a weight, an input or an output."""
         touched = set()
-        for node in nodes_in_order(function):
+        for node in self.graph.nodes(function):
             operation = node.operation
             if _is_graph(operation):
                 touched |= self._touched(as_function(operation))
@@ -278,6 +300,9 @@ class Builder:
             axes += self._axes_of_weights(operation)
             if not all(self.kept(axis).all() for axis in axes):
                 touched.add(id(operation))
+            for part in self.graph.parts_of(operation):
+                if not all(self.kept(axis).all() for axis in self._axes_of_weights(part)):
+                    touched.add(id(part))
         return touched
 
     def _axes_of_weights(self, operation: Any) -> list[Axis]:
@@ -295,14 +320,28 @@ class Builder:
 
     def _check_weights(self, old: Any, new: Any) -> None:
         """Raises a `ValueError` if the config has not made the weights that are to be copied."""
-        if not isinstance(old, keras.Layer) or _is_graph(old) or old is new:
+        inlined = _is_graph(old) or id(old) in self.in_place
+        if not isinstance(old, keras.Layer) or inlined or old is new:
             return
-        expected = [self.cut(v, np.empty(v.shape, bool)).shape for v in old.weights]
-        found = [tuple(variable.shape) for variable in new.weights]
+        ours, theirs = self._own_weights(old, old), self._own_weights(old, new)
+        expected = [self.cut(v, np.empty(v.shape, bool)).shape for v in ours]
+        found = [tuple(variable.shape) for variable in theirs]
         if id(old) in self.shifts and self.shifts[id(old)][0].bias is None:
             found = found[:-1]  # a bias that was added is the last weight of its layer
         if found != expected:
             raise ValueError(f"It gives weights of shapes {found}. Expected: {expected}")
+        for part in tree.flatten(self.parts.get(id(old), {})):
+            self._check_weights(part, self.made[id(part)][1])
+
+    def _own_weights(self, old: keras.Layer, layer: keras.Layer) -> list[keras.Variable]:
+        """The weights of a layer, or of the one that is made of it, without those of its parts."""
+        parts = [getattr(layer, name) for name in self.parts.get(id(old), {})]
+        inner = {id(variable) for part in tree.flatten(parts) for variable in part.weights}
+        return [variable for variable in layer.weights if id(variable) not in inner]
+
+    def _pairs(self, old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Layer, keras.Layer]]:
+        """The two layers and the layers inside them, without parts that are made by themselves."""
+        return [(old, new)] if id(old) in self.parts else layer_pairs(old, new)
 
     def transfer(self) -> dict[int, tuple[Any, Any]]:
         """Copies what is left of each weight, and puts the constants into the biases.
@@ -315,8 +354,9 @@ class Builder:
             whole = self.plan.whole is not None
             inlined = not whole and (_is_graph(old) or id(old) in self.in_place)
             if isinstance(old, keras.Layer) and not inlined and old is not new:
-                pairs = list(zip(old.weights, new.weights, strict=False))
-                for one, two in layer_pairs(old, new):
+                weights = self._own_weights(old, old), self._own_weights(old, new)
+                pairs = list(zip(*weights, strict=False))
+                for one, two in self._pairs(old, new):
                     self.copier.know(one, two)
                     pairs += loose_variables(one, two)
                 for source, target in pairs:
@@ -358,7 +398,7 @@ class Builder:
             id(one): two
             for old, new in self.made.values()
             if isinstance(old, keras.Layer)
-            for one, two in layer_pairs(old, new)
+            for one, two in self._pairs(old, new)
         }
         for layer in all_layers(model):  # from the outside to the inside, as each one passes it on
             twin = twins.get(id(layer))

@@ -1,11 +1,12 @@
 """What rules say of a model's channels, and what the readers of it ask."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops
+from keras import ops, tree
 
 from keras_hoyer.graph.axes import Axis, Read, Tensor, WeightAxes, along
 from keras_hoyer.graph.calls import Calls
@@ -31,6 +32,7 @@ class Facts:
         self.holders: dict[int, Any] = {}  # whose code calls an operation, by its id
         self.labels = Labels()
         self._operation: Any = "the model's outputs"
+        self.parts: dict[int, dict[str, Any]] = {}  # the layers in a layer's config, by its id
         self._fresh: dict[tuple[int, str], Axis] = {}
         self._resizes: dict[int, Callable[[Size], dict]] = {}
         self._rewrites: dict[int, Callable] = {}
@@ -177,6 +179,15 @@ class Facts:
         """
         self._resizes[id(operation)] = update
 
+    def hold(self, layer: Any, /, **parts: Any) -> None:
+        """Says that entries of a layer's config are layers, which change in ways of their own.
+
+        Args:
+            layer: the layer around them; its class takes these entries as arguments.
+            parts: a layer or a list of layers for each entry, which are attributes as well.
+        """
+        self.parts[id(layer)] = parts
+
     def rewrite(self, change: Callable) -> None:
         """Says how the arguments of this call follow the channels that are left.
 
@@ -216,6 +227,15 @@ class Facts:
         """The symbolic outputs of the call that is looked at."""
         return self.calls.node.outputs
 
+    def mark(self) -> tuple[int, int, int]:
+        """How far the walk has come."""
+        return len(self.reads), len(self.calls.costs), len(self.calls.unknown)
+
+    def back_to(self, mark: tuple[int, int, int]) -> None:
+        """Takes back the reads and costs since then, for a rule that looks at a call again."""
+        reads, costs, unknown = mark
+        del self.reads[reads:], self.calls.costs[costs:], self.calls.unknown[unknown:]
+
     # What the readers ask.
 
     def updates(self, operation: Any, size: Size) -> dict:
@@ -223,10 +243,20 @@ class Facts:
         update = self._resizes.get(id(operation))
         return update(size) if update else {}
 
+    def parts_of(self, layer: Any) -> Iterator[Any]:
+        """The layers that a layer holds in its config, at any depth."""
+        for part in tree.flatten(self.parts.get(id(layer), {})):
+            yield part
+            yield from self.parts_of(part)
+
     def resized_object(self, layer: Any, size: Size) -> dict:
         """A layer, serialized as part of its wrapper's config, with the sizes put in."""
         serialized = keras.saving.serialize_keras_object(layer)
         serialized["config"].update(self.updates(layer, size))
+        for name, part in self.parts.get(id(layer), {}).items():
+            serialized["config"][name] = tree.map_structure(
+                partial(self.resized_object, size=size), part
+            )
         serialized.pop("build_config", None)  # it holds the sizes of before
         return serialized
 

@@ -20,7 +20,7 @@ from keras_hoyer.graph.configs import resized_configs
 from keras_hoyer.graph.facts import title
 from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.opened import depends_on_training
-from keras_hoyer.graph.opening import as_function, call_on, has_graph, nodes_in_order
+from keras_hoyer.graph.opening import as_function, call_on, has_graph
 from keras_hoyer.graph.remaking import made_from_config
 from keras_hoyer.graph.walk import ChannelGraph, Fixed
 
@@ -84,7 +84,7 @@ class Planner:
 
     def look_through(self, function: Any) -> None:
         """Plans for all layers of a graph."""
-        for node in nodes_in_order(function):
+        for node in self.graph.nodes(function):
             operation = node.operation
             if isinstance(operation, keras.Model) and has_graph(operation):
                 self.look_through(as_function(operation))

@@ -4,6 +4,7 @@ import types
 from typing import Any
 
 import keras
+from keras import tree
 
 from keras_hoyer import _keras
 
@@ -13,7 +14,7 @@ def made_from_config(old: Any, updates: dict[str, Any], classes: dict[str, type]
 
     Args:
         old: the layer or operation.
-        updates: the entries.
+        updates: the entries; a layer among them becomes a part of the new one.
         classes: classes by name, for the layers inside.
     """
     config = {**old.get_config(), **updates}
@@ -24,6 +25,8 @@ def made_from_config(old: Any, updates: dict[str, Any], classes: dict[str, type]
         # Its config loses what the function refers to.
         own = {"function": old.function, "output_shape": old._output_shape, "mask": old.mask}
         return type(old)(**{**config, **own, "arguments": old.arguments})
+    if any(isinstance(value, keras.Layer) for value in tree.flatten(updates)):
+        return type(old)(**_without_own(config))
     # The layer is here already, so nothing untrusted is loaded.
     with _keras.trusting(), keras.saving.custom_object_scope(classes):
         return type(old).from_config(_without_own(config))

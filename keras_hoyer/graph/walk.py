@@ -9,7 +9,8 @@ The walk also carries constants: a channel that has the same value for every inp
 whose kernel is zero, is known with its value as far as it stays constant.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from keras import ops, tree
 from keras_hoyer._keras import has_mask, input_structure
 from keras_hoyer.graph.arguments import accepted, for_rule
 from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.calls import WrappedCall
 from keras_hoyer.graph.facts import Facts, Size, title
 from keras_hoyer.graph.opened import CannotOpen, Opened, open_call
 from keras_hoyer.graph.opening import (
@@ -66,6 +68,7 @@ class ChannelGraph(Facts):
         self.model = model
         self.masked = False  # whether a mask is known to go through the model so far
         self.opened: dict[int, Opened] = {}
+        self.wrapped: dict[int, list[WrappedCall]] = {}  # the calls that a call makes, by its id
         self._closed: dict[int, str] = {}  # what cannot be opened, by its id, and why not
         self._layer: Any = None  # the opened layer whose code is gone through
         self._results: dict[int, list[Tensor]] = {}
@@ -150,10 +153,10 @@ class ChannelGraph(Facts):
         if id(layer) in self._closed or not isinstance(layer, keras.Layer):
             return None
         if id(node) not in self.opened:
-            if node.arguments is None:  # a rule calls it
-                return None
             try:
-                self.opened[id(node)] = open_call(layer, node)
+                opened = open_call(layer, node)
+                hidden = opened.hidden or getattr(node, "whole", "")
+                self.opened[id(node)] = dataclasses.replace(opened, hidden=hidden)
             except CannotOpen as error:
                 self._closed[id(layer)] = f" ({error})"
                 return None
@@ -224,16 +227,34 @@ class ChannelGraph(Facts):
 
     # What a rule may ask for.
 
-    def inside(self, layer: Any, *args: Tensor, steps: int | None = 1) -> Any:
+    def inside(
+        self, layer: Any, *args: Any, steps: int | None = 1, whole: str = ""
+    ) -> list[Tensor]:
         """The outputs of a layer that the present one wraps, called on tensors.
 
         Args:
             layer: the layer.
-            args: its inputs.
+            args: its inputs: tensors, or lists of them.
             steps: how many times it is called for one example.
+            whole: why no plain layers can take its place, in words. Default "": they can.
         """
-        with self.calls.wrapped(layer, args, steps):
-            return tree.flatten(self.call(layer, *args))
+        outer = self.calls.node
+        node = WrappedCall(layer, args, outer.input_tensors[0].dtype, whole)
+        self.wrapped.setdefault(id(outer), []).append(node)
+        pairs = zip(node.input_tensors, tree.flatten(args), strict=True)
+        self.tensors.update((id(x), y) for x, y in pairs)
+        with self.calls.wrapped(node, args, steps):
+            outputs = tree.flatten(self.call(layer, *args))
+        self.tensors.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
+        return outputs
+
+    def nodes(self, function: Any) -> Iterator[Any]:
+        """The calls of a functional graph in their order, each with those of what it wraps."""
+        pending = list(nodes_in_order(function))[::-1]
+        while pending:
+            node = pending.pop()
+            yield node
+            pending += self.wrapped.get(id(node), [])[::-1]
 
     def has_rule(self, operation: Any) -> bool:
         """Whether a rule is registered for the operation."""
@@ -287,10 +308,11 @@ class ChannelGraph(Facts):
         return activation is not None and not self.is_pointwise(activation)
 
     def _agree(self, one: Tensor | None, two: Tensor) -> None:
-        """Joins the channels of two tensors that have to stay of one shape."""
-        if one is not None and one is not two:
-            for a, b in zip(one.axes, two.axes, strict=True):
-                self.join(a, b)
+        """Joins the channels of two tensors that have to stay of one shape, where they are."""
+        if one is not None and one is not two and one.rank == two.rank:
+            for index, (a, b) in enumerate(zip(one.axes, two.axes, strict=True)):
+                if one.shape[index] == two.shape[index]:
+                    self.join(a, b)
 
     def _apply(self, axis: Axis | None, function: Callable) -> Axis | None:
         if axis is None or np.isnan(axis.constants).all():

@@ -137,7 +137,7 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     for letter in made:
         axes[letter] = graph.activated(axes[letter], layer.activation)
     shape = [sizes[letter] for letter in target]
-    result = [axes[x] if x in made or axes[x] is None else axes[x].having(np.nan) for x in target]
+    result = [axes[x] if x in made or axes[x] is None else axes[x].forget() for x in target]
     return Tensor(shape, result)
 
 

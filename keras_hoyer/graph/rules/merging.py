@@ -10,6 +10,7 @@ from keras.src.ops import numpy as numpy_ops
 from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     Shape,
+    as_tensor,
     concatenated,
     constants_of,
     only_zeros,
@@ -20,7 +21,7 @@ from keras_hoyer.graph.walk import ChannelGraph
 
 @rule(layers.Concatenate, numpy_ops.Concatenate)
 def _concatenate(graph: ChannelGraph, operation: Any, inputs: Sequence[Any]) -> Tensor:
-    inputs = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in inputs]
+    inputs = [as_tensor(x) for x in inputs]
     index = operation.axis % inputs[0].rank
     sizes = [x.shape[index] for x in inputs]
     shape = list(inputs[0].shape)
@@ -45,7 +46,7 @@ def _shared(graph: ChannelGraph, axes: Sequence[Axis | None]) -> Axis | None:
 
 @rule(numpy_ops.Stack)
 def _stack(graph: ChannelGraph, operation: Any, inputs: Sequence[Any]) -> Tensor:
-    inputs = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in inputs]
+    inputs = [as_tensor(x) for x in inputs]
     first = inputs[0]
     axes = [_shared(graph, [x.axes[i] for x in inputs]) for i in range(first.rank)]
     index = operation.axis % (first.rank + 1)
@@ -75,7 +76,7 @@ def _dot(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Any:
 
 @rule(numpy_ops.Einsum)
 def _einsum(graph: ChannelGraph, operation: Any, *operands: Any, **kwargs: Any) -> Any:
-    operands = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in operands]
+    operands = [as_tensor(x) for x in operands]
     letters, target = _spelled_out(operation.subscripts, [x.rank for x in operands])
     return _contracted(graph, operands, letters, target)
 
@@ -99,7 +100,7 @@ def _spelled_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
 
 @rule(numpy_ops.Matmul)
 def _matmul(graph: ChannelGraph, operation: Any, left: Any, right: Any) -> Any:
-    operands = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in (left, right)]
+    operands = [as_tensor(x) for x in (left, right)]
     left, right = operands
     if min(left.rank, right.rank) < 2:
         return graph.opaque(operation, operands)
