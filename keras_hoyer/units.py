@@ -166,7 +166,7 @@ class ChannelUnits(CoupledWeights):
 
     def count_kept(self, wanted: int) -> int:
         """How many channels stay where so many are wanted."""
-        return self._pattern.count_kept(wanted, self.group.channels)
+        return self._pattern.count_kept(int(wanted), self.group.channels)
 
     def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """Keeps more of the best channels, up to the least number and multiple of the pattern."""
