@@ -276,3 +276,12 @@ def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Ite
     finally:
         for layer in layers:
             object.__delattr__(layer, "symbolic_call")
+
+
+def set_part(layer: keras.Layer, name: str, part: keras.Layer) -> None:
+    """Sets an attribute to a layer, though the layer that gets it is built already."""
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    setattr(layer, name, part)
+    if locked:
+        layer._lock_state()

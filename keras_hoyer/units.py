@@ -142,39 +142,35 @@ class ChannelUnits(CoupledWeights):
         total, count = np.zeros(self.group.channels), 0
         alive = np.ones(self.group.channels, bool)
         read: dict[int, np.ndarray] = {}
-        for slices, counts in (
-            (self.group.producing, True),
-            (self.group.consuming, not score.of_outputs),
-        ):
-            found = np.zeros(self.group.channels, bool)
-            of_kernels = [part for part in slices if self._is_kernel(part)]
-            for part in of_kernels:
-                key = id(part.variable)
-                if key not in read:
-                    read[key] = _importance(self._weights[key], score if counts else _BY_MAGNITUDE)
-                values = (
-                    np.sqrt(np.abs(read[key], dtype="float64")) if score.additive else read[key]
-                )
-                strength = self._pattern.strength(values, part.axis)[part.indices]
-                found |= strength.any(axis=1)
-                if counts:
+        beside = _BY_MAGNITUDE if score.of_outputs else score
+        for slices, by in ((self.group.producing, score), (self.group.consuming, beside)):
+            found = []
+            for part in filter(self._is_kernel, slices):
+                if id(part.variable) not in read:
+                    read[id(part.variable)] = _importance(self._weights[id(part.variable)], by)
+                values = read[id(part.variable)]
+                roots = np.sqrt(np.abs(values, dtype="float64")) if by.additive else values
+                strength = self._pattern.strength(roots, part.axis)[part.indices]
+                found.append(strength.any(axis=1))
+                if by is score:
                     total = self._pattern.join(total, strength)
                     count += part.indices.shape[1] * values.size // values.shape[part.axis]
-            if of_kernels:
-                alive &= found
-        totals = self._pattern.finish(total, count)
-        scores = np.where(alive, np.square(totals) if score.additive else totals, 0)
+            if found:
+                alive &= np.logical_or.reduce(found)
+        scores = self._pattern.finish(total, count)
+        # A root mean square of roots is the root of a mean.
+        scores = np.where(alive, np.square(scores) if score.additive else scores, 0)
         if not score.marks_zeros:
             scores = score.of_units(scores, self.name)
             scores = np.where(alive, np.maximum(scores, _LEAST), 0)
-        std = _std(self.name, read.values())
         # Wide layers have small weights: compared as they are, their channels would all go first.
         reference = float(scores[alive].mean()) if alive.any() else 1.0
+        std = _std(self.name, read.values())
         return UnitScores(self.name, scores.astype("float32"), std, reference)
 
     def count_kept(self, wanted: int) -> int:
         """How many channels stay where so many are wanted."""
-        return self._pattern.count_kept(wanted, self.group.channels)
+        return self._pattern.count_kept(int(wanted), self.group.channels)
 
     def restrict(
         self, keep: np.ndarray, scores: np.ndarray, wanted: int | None = None

@@ -106,12 +106,13 @@ class Builder:
         """A model of the same class, from its config."""
         new = self._with_updates(model, updates)
         if not new.built:
-            call_on(new, [keras.KerasTensor(x.shape, x.dtype) for x in self.graph.function.inputs])
+            inputs = self.graph.function.inputs
+            call_on(new, [keras.KerasTensor(x.shape, x.dtype) for x in inputs], like=model)
         held = _keras.attributes_of(new)
         for name, value in _keras.attributes_of(model).items():
             # Such as a preprocessor with its vocabulary, of which no config makes another one.
             if isinstance(value, keras.Layer) and not value.weights and name in held:
-                setattr(new, name, value)
+                _keras.set_part(new, name, value)
         return new
 
     def model(self, model: keras.Model, function: Any) -> keras.Model:

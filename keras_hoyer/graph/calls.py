@@ -11,6 +11,7 @@ from keras import tree
 
 from keras_hoyer.graph.axes import Axis, Cost, Tensor, Unknown, WeightAxes
 from keras_hoyer.graph.opened import Opened
+from keras_hoyer.graph.opening import as_function, has_graph, nested_inputs, nodes_in_order
 
 Shape = tuple[int | None, ...]
 
@@ -101,7 +102,7 @@ class Calls:
         outputs = node.outputs
         if self._specs is not None:
             args, kwargs = node.arguments.fill_in(self._specs)
-            outputs = tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
+            outputs = _output_specs(node.operation, args, kwargs)
             self._specs.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
         self.outputs = [self._open_again(y.shape) for y in outputs]
 
@@ -156,6 +157,22 @@ class Calls:
                     made.extend([i for i in free if _is_along(axis, n, output, i)][:1])
             self.add_cost(output.places(*made), weight.variable, weight.sizes)
         self.consuming = []
+
+
+def _output_specs(operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTensor]:
+    """What an operation gives for symbolic tensors, perhaps of other sizes than it was built for.
+
+    A nested model refuses those itself, though it computes on them.
+    """
+    if not isinstance(operation, keras.Model) or not has_graph(operation):
+        return tree.flatten(operation.compute_output_spec(*args, **kwargs))
+    function = as_function(operation)
+    given, _ = nested_inputs(function, args, kwargs)
+    known = {id(x): y for x, y in zip(function.inputs, given, strict=True)}
+    for node in nodes_in_order(function):
+        outputs = _output_specs(node.operation, *node.arguments.fill_in(known))
+        known.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
+    return [known[id(x)] for x in function.outputs]
 
 
 def _is_along(axis: Axis | None, size: int, x: Tensor, index: int) -> bool:

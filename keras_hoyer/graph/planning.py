@@ -113,7 +113,7 @@ class Planner:
             try:
                 new = made_from_config(model, updates, self.classes)
                 if not new.built:
-                    call_on(new, [keras.KerasTensor(x.shape, x.dtype) for x in inputs])
+                    call_on(new, [keras.KerasTensor(x.shape, x.dtype) for x in inputs], like=model)
             except Exception:  # whatever a class makes of sizes that do not suit it
                 continue
             if [tuple(variable.shape) for variable in new.weights] == expected:
