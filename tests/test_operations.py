@@ -39,8 +39,8 @@ def picked(x):
 
 def pixel_shuffle(x):
     """What depth-to-space does, from plain operations."""
-    x = ops.reshape(layers.Conv2D(12, 1)(x), (-1, 6, 6, 2, 2, 3))
-    return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 12, 12, 3))
+    x = ops.reshape(layers.Conv2D(40, 1)(x), (-1, 6, 6, 2, 2, 10))
+    return ops.reshape(ops.transpose(x, (0, 1, 3, 2, 4, 5)), (-1, 12, 12, 10))
 
 
 def pixel_unshuffle(x):

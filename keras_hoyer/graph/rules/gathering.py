@@ -29,11 +29,12 @@ def _roll(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
         return forgetting(x)
     if not all(isinstance(n, int) for n in as_list(shifts)):
         return graph.opaque(operation, [x])
-    indices = [index % x.rank for index in as_list(axes)]
-    pairs = list(zip(np.broadcast_to(shifts, len(indices)).tolist(), indices, strict=True))
+    shifts, axes = np.broadcast_arrays(as_list(shifts), np.asarray(as_list(axes)) % x.rank)
+    pairs = list(zip(shifts.tolist(), axes.tolist(), strict=True))
+    indices = dict.fromkeys(axes.tolist())
     last: dict[int, Axis] = {}  # the channels that come to the front
     rolled = list(x.axes)
-    for index in dict.fromkeys(indices):
+    for index in indices:
         axis = x.axes[index]
         if axis is not None:
             # NumPy adds the shifts of an axis that is named several times.
@@ -45,7 +46,7 @@ def _roll(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
         if all(size(x.axes[index]) == len(x.axes[index]) for index in last):
             return {}
         left = [n for n, i in pairs if i not in last] + [size(axis) for axis in last.values()]
-        return {"shift": left, "axis": [i for i in indices if i not in last] + list(last)}
+        return {"shift": left, "axis": [i for _, i in pairs if i not in last] + list(last)}
 
     graph.resize(operation, update)
     return Tensor(x.shape, rolled)
