@@ -1,7 +1,7 @@
 import keras
 import numpy as np
 import pytest
-from cutting import check_shrinks, to_numpy
+from cutting import to_numpy
 from keras import layers, ops
 
 from keras_hoyer.graph.undrawn import without_drawing

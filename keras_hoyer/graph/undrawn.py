@@ -18,7 +18,7 @@ _RANDOM = (
 )
 
 
-class _Undrawn(initializers.Initializer):  # type: ignore[misc]
+class _Undrawn(initializers.Initializer):
     """Gives zeros in place of what an initializer would draw."""
 
     def __init__(self, drawn: initializers.Initializer) -> None:
