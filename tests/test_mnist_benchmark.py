@@ -8,6 +8,8 @@ import plans
 import pytest
 import runs
 
+pytestmark = pytest.mark.benchmark
+
 
 @pytest.mark.parametrize(
     ("net", "widths", "expected"),
