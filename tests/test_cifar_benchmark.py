@@ -3,7 +3,7 @@ import io
 import cifar
 import numpy as np
 import pytest
-import runs
+from kit import results
 
 import keras_hoyer as kh
 
@@ -62,5 +62,5 @@ def test_a_run_goes_all_the_way_to_a_smaller_network(tmp_path):
     assert 0.4 < line["flops_left"] <= 0.5
     assert line["flops"] < sum(kh.count_flops(cifar.build_resnet(8)).values())
     file = tmp_path / "cifar.jsonl"
-    runs.append(file, line)
-    assert runs.done_before(file, cifar.Run) == {run}
+    results.append(file, line)
+    assert results.done_before(file, cifar.Run) == {run}
