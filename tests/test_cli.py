@@ -1,6 +1,5 @@
 """The command line does to files what the library does to models, and says how it went."""
 
-import configparser
 import importlib
 import io
 import json
@@ -774,9 +773,7 @@ def test_the_program_loads_masks_and_own_modules_and_prints_nothing_but_json(run
 
 
 def test_the_installed_program_is_this_one():
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    name, _, target = config["options.entry_points"]["console_scripts"].strip().partition(" = ")
-    module, _, function = target.partition(":")
-    assert name == "keras-hoyer"
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    module, _, function = config["project"]["scripts"]["keras-hoyer"].partition(":")
     assert getattr(importlib.import_module(module), function) is main
