@@ -6,6 +6,7 @@ from collections.abc import Callable
 import keras
 
 from keras_hoyer._checks import warn
+from keras_hoyer._keras import all_of
 from keras_hoyer.masks import KeepZeros
 from keras_hoyer.regularizers import GroupPenalty, Penalty
 from keras_hoyer.regularizers.coupled import couple, keep_in_configs
@@ -125,7 +126,7 @@ def strip(model: keras.Model) -> keras.Model:
         if isinstance(getattr(variable, "regularizer", None), Penalty):
             variable.regularizer = None
     # Configs also name penalties that no weight carries: of an unused bias, or of the outputs.
-    for layer in model._flatten_layers():
+    for layer in all_of(model):
         for name, value in list(vars(layer).items()):
             if isinstance(value, Penalty):
                 setattr(layer, name, None)

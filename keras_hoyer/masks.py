@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_hoyer._keras import current_optimizer
+from keras_hoyer._keras import current_optimizer, moving_averages
 from keras_hoyer._packing import PackedMask
 from keras_hoyer.weights import Weight, refresh_compiled, warn_unsaved
 
@@ -227,9 +227,7 @@ def find_average(
     """The optimizer's moving average of a weight; `None` if it has none."""
     if not (optimizer.use_ema and optimizer.built):
         return None
-    averages = zip(
-        optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
-    )
+    averages = moving_averages(optimizer)
     return next((average for known, average in averages if known is variable), None)
 
 

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
+from keras_hoyer._keras import all_of
 from keras_hoyer.exporters import (
     litert_convert,
     litert_encoding,
@@ -194,7 +195,7 @@ def _outcome(candidate: Candidate, kept: bool, asked_for: bool) -> Candidate:
 def _notes(model: keras.Model) -> list[str]:
     """What there is to say before anything is converted."""
     notes = []
-    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers()):
+    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in all_of(model)):
         notes.append("the model computes in half precision, the file and its check in float32")
     traps = sparse_inference.keepdims_traps(model)
     if traps:

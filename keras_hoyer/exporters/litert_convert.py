@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_hoyer._keras import all_of
 from keras_hoyer.exporters import (
     litert_file,
     litert_scales,
@@ -95,7 +96,7 @@ def recurrent_layers(
         model: a built model.
         open_steps: what the file fixes a number of steps to that the model leaves open.
     """
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    layers = [layer for layer in all_of(model) if isinstance(layer, keras.layers.RNN)]
     steps = [
         ((layer.get_build_config() or {}).get("input_shape") or (0, None))[1] for layer in layers
     ]
@@ -184,7 +185,7 @@ def _converted_apart(
 
 @contextlib.contextmanager
 def _unrolled(model: keras.Model, unroll: bool) -> Iterator[None]:
-    recurrent = [part for part in model._flatten_layers() if isinstance(part, keras.layers.RNN)]
+    recurrent = [part for part in all_of(model) if isinstance(part, keras.layers.RNN)]
     layers = [layer for layer in recurrent if unroll and not layer.unroll]
     try:
         for layer in layers:

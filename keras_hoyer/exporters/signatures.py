@@ -10,6 +10,7 @@ import keras
 import numpy as np
 
 from keras_hoyer import _inputs
+from keras_hoyer._keras import input_structure
 from keras_hoyer._precision import HALF, computing_in
 from keras_hoyer.exporters.results import ExportError
 
@@ -70,8 +71,8 @@ def signature_of(model: keras.Model, data: Any = None) -> Signature:
     """
     if isinstance(model, keras.Sequential):
         tensors, structure, by_keyword = [model.inputs[0]], model.inputs[0], False
-    elif isinstance(model, keras.models.Model) and hasattr(model, "_inputs_struct"):
-        tensors, structure, by_keyword = model.inputs, model._inputs_struct, False
+    elif isinstance(model, keras.Model) and input_structure(model) is not None:
+        tensors, structure, by_keyword = model.inputs, input_structure(model), False
     else:
         return _subclassed_signature(model, data)
     names = [
