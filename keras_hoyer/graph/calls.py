@@ -31,7 +31,6 @@ class Calls:
         self.consuming: list[WeightAxes] = []  # those of the call of whose use nothing is said
         self._sized = sized
         self._prefix = ""
-        self._owner = ""  # the layer whose code is gone through
         self._repeats = 1
         self._specs: dict[int, keras.KerasTensor] | None = None
 
@@ -56,8 +55,6 @@ class Calls:
     def enter(self, node: Any) -> None:
         """Goes on to the call of a node of the graph."""
         self.node, self.path = node, f"{self._prefix}{node.operation.name}"
-        if self._owner and not isinstance(node.operation, keras.Layer):
-            self.path = self._owner  # the operations of a layer's code have no names of their own
         outputs = node.outputs
         if self._specs is not None:
             args, kwargs = node.arguments.fill_in(self._specs)

@@ -287,8 +287,6 @@ class ChannelGraph:
 
     def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """The outputs of one call of a layer or operation."""
-        if self._layer is not None and not isinstance(operation, keras.Layer):
-            self.holders[id(operation)] = self._layer
         outer, self._operation = self._operation, operation
         outputs = self._called(operation, args, kwargs)
         self._operation = outer
