@@ -34,10 +34,11 @@ def random_arrays(
     ]
     bound = min([*(limits or [10]), *([] if limit is None else [limit])])
     indexed = _inputs_of_tables(model, len(specs)) if limits else set()
-    arrays = []
+    arrays: list[np.ndarray] = []
     for number, (sizes, dtype) in enumerate(specs):
-        batch = sizes[:1] and (sizes[0] or samples,)
+        batch = [size or samples for size in sizes[:1]]
         shape = (*batch, *(unknown if size is None else size for size in sizes[1:]))
+        array: np.ndarray
         if dtype == "bool":
             array = rng.integers(0, 2, shape)
         elif number in indexed or "int" in dtype:

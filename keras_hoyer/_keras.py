@@ -198,7 +198,7 @@ def _base_attributes(model: bool) -> frozenset[str]:
 
 def empty_like(layer: keras.Layer) -> keras.Layer:
     """A layer of the same class as it is before the class's own `__init__` runs."""
-    kind: type[Any] = type(layer)
+    kind: Any = type(layer)
     empty = kind.__new__(kind)
     base = keras.Model if isinstance(layer, keras.Model) else keras.Layer
     base.__init__(empty, name=layer.name, dtype=layer.dtype_policy)

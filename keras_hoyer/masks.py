@@ -41,8 +41,8 @@ class KeepZeros(keras.constraints.Constraint):
         self.constraint = keras.constraints.get(constraint)
         # Those of a config stay packed until their weight is seen, see `_packing`.
         self._masks: dict[str, Any] = {}
-        self._bits = {}
-        self._weight = None
+        self._bits: dict[str, Any] = {}
+        self._weight: str | None = None
         if not isinstance(masks, Mapping):
             raise ValueError(
                 "Invalid value for argument `masks`. Expected a dict from names to boolean arrays. "
@@ -102,7 +102,7 @@ class KeepZeros(keras.constraints.Constraint):
         # Not a product, which leaves -0.0 and turns infinity into NaN.
         return ops.where(mask, w, 0.0)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the masks, packed to bits and compressed, and the other constraint."""
         return {
             "masks": {name: self._packed(name).to_config() for name in self._masks},
@@ -110,7 +110,7 @@ class KeepZeros(keras.constraints.Constraint):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "KeepZeros":
+    def from_config(cls, config: dict[str, Any]) -> "KeepZeros":
         """The constraint that `get_config` described."""
         if not {"masks"} <= set(config) <= {"masks", "constraint"}:
             raise ValueError(

@@ -18,7 +18,7 @@ import pytest
 import keras_hoyer as kh
 from keras_hoyer.cli import export, main, program, prune
 from keras_hoyer.cli.command import Answer
-from keras_hoyer.exporters import comparison, exporting
+from keras_hoyer.exporters import comparison, exporting, sides
 from keras_hoyer.masks import KeepZeros
 
 ROOT = Path(__file__).parent.parent
@@ -390,7 +390,7 @@ def test_compare_takes_several_inputs_by_name_and_fixed_batches(run):
 
 def test_outputs_that_are_no_class_scores_have_no_argmax():
     model = keras.Sequential([keras.Input((6, 3)), keras.layers.Dense(4)])
-    side = comparison.KerasSide(Path("model.keras"), model)
+    side = sides.KerasSide(Path("model.keras"), model)
     assert comparison.compare(side, side, runs=0).equal_argmax is None
 
 

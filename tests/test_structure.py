@@ -72,8 +72,16 @@ STILL_PRIVATE = {
 }
 STILL_LONG = {"criteria.py", "graph/walk.py"}
 
+STILL_LONG_FUNCTIONS = {
+    "callbacks/budget.py __init__",
+    "graph/rules/attention.py _attend",
+    "graph/rules/attention.py _grouped_query_attention",
+    "graph/rules/attention.py _multi_head_attention",
+    "graph/rules/linear.py _einsum_dense",
+}
+
 MOST_LINES = 400
-MOST_LINES_WITHOUT_DOCSTRING = 40
+MOST_LINES_OF_A_FUNCTION = 40
 
 
 def name_of(path):
@@ -222,16 +230,22 @@ def test_files_are_short_or_say_why_in_their_first_line():
     assert long == STILL_LONG
 
 
-def test_long_functions_have_a_docstring():
-    long = [
-        f"{name_of(path)}: {node.name}"
+def test_functions_are_short():
+    long = {
+        f"{name_of(path)} {node.name}"
         for path in MODULES
         for node in ast.walk(tree_of(path))
-        if isinstance(node, ast.FunctionDef)
-        and node.end_lineno - node.lineno >= MOST_LINES_WITHOUT_DOCSTRING
-        and not ast.get_docstring(node)
-    ]
-    assert long == []
+        if isinstance(node, ast.FunctionDef) and length_of(node) > MOST_LINES_OF_A_FUNCTION
+    }
+    assert long == STILL_LONG_FUNCTIONS
+
+
+def length_of(function):
+    """The lines of a function without its docstring."""
+    lines = function.end_lineno - function.lineno + 1
+    if ast.get_docstring(function):
+        lines -= function.body[0].end_lineno - function.body[0].lineno + 1
+    return lines
 
 
 def test_the_package_is_imported_without_any_private_module_of_keras():
