@@ -84,8 +84,10 @@ def tensorflow_operations() -> tuple[Any, Any]:
     Returns:
         The module of the NumPy-like operations, and that of the neural ones.
     """
-    from keras.src.backend.tensorflow import nn, numpy  # noqa: PLC0415
-
+    try:  # from Keras 3.16 on
+        from keras.src.backend.tensorflow.ops import nn, numpy  # noqa: PLC0415
+    except ImportError:
+        from keras.src.backend.tensorflow import nn, numpy  # noqa: PLC0415
     return numpy, nn
 
 

@@ -308,7 +308,9 @@ def test_a_name_that_keras_has_no_more_is_named_in_an_error(owner, name, use, mo
 )
 def test_a_module_that_keras_has_no_more_is_named_in_an_error(module, use, monkeypatch):
     model = functional()
-    monkeypatch.setitem(sys.modules, module, None)
+    inside = [name for name in sys.modules if name.startswith(f"{module}.")]
+    for name in (module, *inside):
+        monkeypatch.setitem(sys.modules, name, None)
     with pytest.raises(RuntimeError, match=f"lacks what keras_hoyer needs to .*{module}"):
         use(model)
 
@@ -319,3 +321,21 @@ def test_masks_hold_where_keras_does_not_tell_which_optimizer_calls(monkeypatch)
     with pytest.warns(UserWarning, match="does not tell which optimizer calls"):
         masked = keep(np.array([1.0, -2.0], "float32"))
     np.testing.assert_array_equal(keras.ops.convert_to_numpy(masked), [1, 0])
+
+
+def test_a_regularizer_finds_whose_losses_are_read():
+    seen = []
+
+    class Ask(keras.regularizers.Regularizer):
+        def __call__(self, x):
+            seen.append(_keras.variables_whose_losses_are_read())
+            return keras.ops.sum(x)
+
+    model = keras.Sequential(
+        [keras.Input((3,)), *[keras.layers.Dense(2, kernel_regularizer=Ask()) for _ in range(2)]]
+    )
+    assert len(model.losses) == 2
+    for (variables, asked), layer in zip(seen, model.layers, strict=True):
+        assert [id(v) for v in variables] == [id(v) for v in model.variables]
+        assert asked is layer.kernel
+    assert _keras.variables_whose_losses_are_read() == ([], None)

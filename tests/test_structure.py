@@ -164,6 +164,16 @@ def test_private_names_of_keras_stand_in_one_module(private_to_keras):
     assert not unneeded, "take these off the list"
 
 
+def test_each_private_name_has_a_test():
+    tests = (ROOT / "tests" / "test_private_keras.py").read_text()
+    functions = [
+        node.name
+        for node in tree_of(PACKAGE / "_keras.py").body
+        if isinstance(node, ast.FunctionDef) and not is_private(node.name)
+    ]
+    assert [name for name in functions if f"_keras.{name}" not in tests] == []
+
+
 @pytest.mark.parametrize(
     ("code", "names"),
     [
