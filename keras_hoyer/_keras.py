@@ -8,8 +8,6 @@ import contextlib
 import functools
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
-from collections.abc import Callable
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
@@ -344,6 +342,8 @@ def set_part(layer: keras.Layer, name: str, part: keras.Layer) -> None:
     setattr(layer, name, part)
     if locked:
         layer._lock_state()
+
+
 @_needed("list the parts of a layer")
 def parts_of(layer: keras.Layer) -> list[keras.Layer]:
     """The layers that a layer holds itself."""
