@@ -499,7 +499,7 @@ def test_compile_settings_are_kept_and_training_goes_on():
     small = shrink(model)
     assert isinstance(small.optimizer, keras.optimizers.Adam)
     assert small.optimizer.get_config() == model.optimizer.get_config()
-    assert small.loss.from_logits
+    assert small.loss.get_config()["from_logits"]
     x = np.random.default_rng(0).normal(size=(32, 12, 12, 3)).astype("float32")
     y = (x.mean(axis=(1, 2, 3)) > 0).astype("int32")
     before, _ = small.evaluate(x, y, verbose=0)

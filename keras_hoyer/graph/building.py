@@ -30,6 +30,7 @@ from keras_hoyer.graph.state import (
     layer_pairs,
     loose_variables,
 )
+from keras_hoyer.graph.undrawn import without_drawing
 from keras_hoyer.graph.walk import ChannelGraph
 from keras_hoyer.masks import KeepZeros, apply_masks
 from keras_hoyer.weights import find_weights
@@ -170,7 +171,8 @@ class Builder:
             self.from_config.pop(id(old), None)
             try:
                 new = way(old)
-                outputs = new(*args, **kwargs)
+                with without_drawing(new):
+                    outputs = new(*args, **kwargs)
                 self._check_weights(old, new)
             except ShrinkError:
                 raise
