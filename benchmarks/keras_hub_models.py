@@ -191,7 +191,7 @@ def make_inputs(model: keras.Model, seed: int, batch: int, length: int, side: in
         if "siglip" in type(model).__name__.lower():
             open_size = 12  # its position table is added whole
         if x.name.startswith("encoder") and "moonshine" in type(model).__name__.lower():
-            open_size = 100 * length  # samples of sound
+            open_size = 500 * length  # samples of sound
         shape = [open_size if n is None else n for n in shape]
         if "mask" in x.name and "positions" not in x.name:
             return np.ones(shape, x.dtype)

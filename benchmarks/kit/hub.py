@@ -357,7 +357,12 @@ def _parseq() -> Any:
 
 
 def _stable_diffusion_3() -> Any:
-    clip = {"vocabulary_size": 50, "num_layers": 2, "num_heads": 2}
+    clip = {
+        "vocabulary_size": 50,
+        "num_layers": 2,
+        "num_heads": 2,
+        "intermediate_output_index": -2,
+    }
     return models.StableDiffusion3Backbone(
         mmdit_patch_size=2,
         mmdit_hidden_dim=32,
