@@ -392,3 +392,51 @@ def test_a_size_that_a_config_cannot_say_stays_and_is_named():
     assert small.get_layer("free").units == 5
     for length in (5, 9):
         assert difference(model, small, sample(model, 2, length)) < 1e-5
+
+
+def test_a_line_for_each_layer_says_which_way_it_went(capsys):
+    model = randomize(resnet(lambda x, n: Residual(n, name=f"block_{n}")(x)))
+    cut(model)
+    small = kh.shrink(model, verbose=1)
+    lines = capsys.readouterr().out.splitlines()
+    blocks = [line for line in lines if line.startswith("block_")]
+    assert len(blocks) == 2
+    assert "the same class, hidden: 10 to 6" in blocks[0]
+    assert f"{small.get_layer('block_10').count_params():,}" in blocks[0]
+    assert f"{small.count_params():,}" in lines[-1]
+    assert max(map(len, lines)) <= 100
+
+
+def test_parts_of_one_name_in_several_layers_are_named_apart():
+    @register
+    class Named(layers.Layer):
+        def __init__(self, units, **kwargs):
+            super().__init__(**kwargs)
+            self.units = units
+
+        def build(self, shape):
+            self.inner = [Inner(2 * self.units), Inner(3 * self.units)]
+
+        def call(self, x):
+            return self.inner[1](self.inner[0](x)[0])[0]
+
+    class Inner(layers.Layer):
+        def __init__(self, units):
+            super().__init__()
+            self.dense = layers.Dense(units, "relu", name="same")
+
+        def call(self, x):
+            return self.dense(x), None
+
+        def __call__(self, x):
+            return (
+                super().__call__(x)[0] if not isinstance(x, keras.KerasTensor) else self.call(x)[0]
+            )
+
+    x = inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(Named(5, name="named")(x)))
+    randomize(model)
+    cut(model)
+    small = kh.shrink(model)
+    assert [layer.units for layer in small.get_layer("named").layers[1:]] == [6, 9]
+    assert difference(model, small, sample(model)) < 1e-5
