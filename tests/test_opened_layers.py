@@ -428,11 +428,6 @@ def test_parts_of_one_name_in_several_layers_are_named_apart():
         def call(self, x):
             return self.dense(x), None
 
-        def __call__(self, x):
-            return (
-                super().__call__(x)[0] if not isinstance(x, keras.KerasTensor) else self.call(x)[0]
-            )
-
     x = inputs = keras.Input((4,))
     model = keras.Model(inputs, layers.Dense(2)(Named(5, name="named")(x)))
     randomize(model)
