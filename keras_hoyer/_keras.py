@@ -318,22 +318,38 @@ def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Ite
         layers: those to which it applies: what they call is recorded in place of the call.
         gone: gets those that were gone through.
     """
+    known = {id(layer) for layer in layers}
+    # Looked up before any is replaced, since one class may inherit from another.
+    calls = {cls: cls.__call__ for cls in {type(layer) for layer in layers}}
+    own = {cls for cls in calls if "__call__" in vars(cls)}
 
-    def symbolic_call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return type(layer).symbolic_call(layer, *args, **kwargs)
-        except Exception:  # it gives None, or has a wrong `compute_output_spec`
-            outputs = layer.call(*args, **kwargs)
+    def through(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(layer, *args, **kwargs)
+            except Exception:  # it gives None, or has a wrong `compute_output_spec`
+                leaves = keras.tree.flatten((args, kwargs))
+                if id(layer) not in known or not any(map(_is_symbolic, leaves)):
+                    raise
             gone.append(layer)
-            return outputs
+            return layer.call(*args, **kwargs)
 
-    for layer in layers:
-        object.__setattr__(layer, "symbolic_call", functools.partial(symbolic_call, layer))
+        return call
+
+    for cls, original in calls.items():
+        cls.__call__ = through(original)
     try:
         yield
     finally:
-        for layer in layers:
-            object.__delattr__(layer, "symbolic_call")
+        for cls, original in calls.items():
+            if cls in own:
+                cls.__call__ = original
+            else:
+                del cls.__call__
+
+
+def _is_symbolic(x: Any) -> bool:
+    return isinstance(x, keras.KerasTensor)
 
 
 def set_part(layer: keras.Layer, name: str, part: keras.Layer) -> None:

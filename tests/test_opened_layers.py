@@ -435,3 +435,36 @@ def test_parts_of_one_name_in_several_layers_are_named_apart():
     small = kh.shrink(model)
     assert [layer.units for layer in small.get_layer("named").layers[1:]] == [6, 9]
     assert difference(model, small, sample(model)) < 1e-5
+
+
+@register
+class HandMade(layers.Layer):
+    """Attention by hand, as many write it: reshapes to the batch and the length as they come."""
+
+    def __init__(self, width, heads, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.heads = width, heads
+        self.parts = [layers.Dense(width) for _ in range(3)]
+        self.out = layers.Dense(width)
+
+    def call(self, x):
+        batch, length = ops.shape(x)[0], ops.shape(x)[1]
+        split = (batch, length, self.heads, self.width // self.heads)
+        q, k, v = (ops.transpose(ops.reshape(p(x), split), (0, 2, 1, 3)) for p in self.parts)
+        weights = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) * 0.5)
+        mixed = ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))
+        return self.out(ops.reshape(mixed, (batch, length, self.width)))
+
+
+def test_reshapes_to_an_open_batch_and_length_stay_open(tmp_path):
+    x = inputs = keras.Input((None, 6))
+    x = HandMade(8, 2, name="hand_made")(x)
+    model = randomize(keras.Model(inputs, layers.Dense(3)(layers.Dense(10)(x))))
+    cut(model)
+    small = kh.shrink(model)
+    assert small.count_params() < 0.7 * model.count_params()
+    for count, length in ((3, 7), (1, 1), (2, 12)):
+        assert difference(model, small, sample(model, count, length)) < 1e-5
+    small.save(tmp_path / "small.keras")
+    again = keras.models.load_model(tmp_path / "small.keras")
+    assert difference(small, again, sample(model, 4, 5)) == 0

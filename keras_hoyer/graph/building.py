@@ -12,7 +12,7 @@ from keras_hoyer import _keras
 from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Read
 from keras_hoyer.graph.copying import CannotCopy, Copier
-from keras_hoyer.graph.opened import Opened, same_calls
+from keras_hoyer.graph.opened import Opened, open_sizes, reshape_of, same_calls
 from keras_hoyer.graph.opening import (
     all_layers,
     as_function,
@@ -155,7 +155,10 @@ class Builder:
             new = self.made[id(old)][1]
             return new, args, kwargs, new(*args, **kwargs)
         reasons = []
-        for way in self._ways(old):
+        ways = self._ways(old)
+        if open_sizes(node) and reshape_of(node):
+            ways = iter([self._reshape_layer])
+        for way in ways:
             self.from_config.pop(id(old), None)
             try:
                 new = way(old)
@@ -245,6 +248,12 @@ class Builder:
             carry_assets(old, new)
             self.from_config[id(old)] = (unbuilt, dict(_keras.attributes_of(new)))
         return new
+
+    def _reshape_layer(self, old: Any) -> keras.layers.Reshape:
+        """The layer in place of an operation that was given the size of an open batch."""
+        updates = self.graph.updates(old, self.size)
+        shape = updates.get("newshape", old.newshape)
+        return keras.layers.Reshape([-1 if n is None else n for n in shape[1:]], name=old.name)
 
     def _from_config(self, old: Any, updates: dict[str, Any]) -> Any:
         return made_from_config(old, updates, self.classes)
