@@ -25,10 +25,12 @@ __all__ = [
     "measures",
     "patterns",
     "prune",
+    "recalibrate",
     "register_rule",
     "regularize",
     "report",
     "schedules",
+    "scores",
     "shrink",
     "strip",
 ]

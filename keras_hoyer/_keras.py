@@ -7,6 +7,8 @@ no more costs what needs it, with an error that says so, and never `import keras
 import contextlib
 import functools
 import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
@@ -266,6 +268,18 @@ def own_variables(layer: keras.Layer) -> list[keras.Variable]:
     return [*layer._trainable_variables, *layer._non_trainable_variables]
 
 
+@contextlib.contextmanager
+def forgetting_calls(layer: keras.Layer) -> Iterator[None]:
+    """A scope whose symbolic calls leave no trace in a layer and its parts."""
+    known = [(part, len(part._inbound_nodes), len(part._outbound_nodes)) for part in all_of(layer)]
+    try:
+        yield
+    finally:
+        for part, inbound, outbound in known:
+            del part._inbound_nodes[inbound:]
+            del part._outbound_nodes[outbound:]
+
+
 @_needed("tell learned weights from state")
 def own_learned_variables(layer: keras.Layer) -> list[keras.Variable]:
     """Those that were made to be trained, also where the layer is frozen now."""
@@ -278,6 +292,58 @@ def all_of(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
+def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
+    """The calls that symbolic tensors come from, each after those that it depends on.
+
+    Those that make inputs are left out.
+    """
+    found: dict[int, Any] = {}
+    pending = [(x, False) for x in reversed(outputs)]
+    while pending:
+        x, done = pending.pop()
+        operation, index, _ = x._keras_history
+        node = operation._inbound_nodes[index]
+        if done:
+            found.setdefault(id(node), node)
+        elif id(node) not in found and not node.is_input:
+            pending.append((x, True))
+            pending += [(y, False) for y in reversed(node.input_tensors)]
+    return list(found.values())
+
+
+@contextlib.contextmanager
+def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Iterator[None]:
+    """A scope in which layers that Keras cannot record on symbolic tensors are gone through.
+
+    Args:
+        layers: those to which it applies: what they call is recorded in place of the call.
+        gone: gets those that were gone through.
+    """
+
+    def symbolic_call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+        try:
+            return type(layer).symbolic_call(layer, *args, **kwargs)
+        except Exception:  # it gives None, or has a wrong `compute_output_spec`
+            outputs = layer.call(*args, **kwargs)
+            gone.append(layer)
+            return outputs
+
+    for layer in layers:
+        object.__setattr__(layer, "symbolic_call", functools.partial(symbolic_call, layer))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            object.__delattr__(layer, "symbolic_call")
+
+
+def set_part(layer: keras.Layer, name: str, part: keras.Layer) -> None:
+    """Sets an attribute to a layer, though the layer that gets it is built already."""
+    locked = layer._tracker.locked
+    layer._tracker.unlock()
+    setattr(layer, name, part)
+    if locked:
+        layer._lock_state()
 @_needed("list the parts of a layer")
 def parts_of(layer: keras.Layer) -> list[keras.Layer]:
     """The layers that a layer holds itself."""

@@ -1,6 +1,7 @@
 """The units of a pattern in a model: how they score, and which weights go with each."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,9 +13,21 @@ from keras_hoyer.criteria import UnitScores
 from keras_hoyer.graph import Group, Slice
 from keras_hoyer.graph.channels import find_channels
 from keras_hoyer.graph.costs import Costs
+from keras_hoyer.graph.planning import can_say_fewer
 from keras_hoyer.graph.unreached import Unreached
+from keras_hoyer.graph.walk import ChannelGraph
 from keras_hoyer.patterns import Channel, KernelPattern, Pattern
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights
+from keras_hoyer.plain import LayerSelection
+from keras_hoyer.scores import Magnitude, Score
+from keras_hoyer.weights import Weight, find_kernels, find_weights
+
+_BY_MAGNITUDE = Magnitude()
+
+# What tells equal layers apart, in the paths of their kernels.
+_NUMBERS = re.compile(r"_?\d+")
+
+# The least that a unit scores which is not cut: more than the zero of those that are.
+_LEAST = np.finfo("float32").tiny
 
 
 class KernelUnits:
@@ -25,13 +38,23 @@ class KernelUnits:
         self._kernel = kernel
         self._pattern = pattern
 
-    def score(self) -> UnitScores:
+    def score(self, score: Score = _BY_MAGNITUDE) -> UnitScores:
         """Scores the units; raises a `ValueError` if the kernel is not finite."""
-        weights = self._kernel.read()
-        if weights.dtype != np.float64:
-            weights = np.asarray(weights, "float32")
-        std = _std(self.name, [weights])
-        return UnitScores(self.name, np.ascontiguousarray(self._pattern.scores(weights)), std)
+        importance = _importance(self._kernel, score)
+        std = _std(self.name, [importance])
+        alive = None if score.marks_zeros else self._reduce((importance != 0).astype("float32")) > 0
+        if score.additive:
+            # A root mean square of roots is the root of a mean.
+            values = np.square(self._reduce(np.sqrt(np.abs(importance))))
+        else:
+            values = self._reduce(importance)
+        if alive is not None:
+            values = score.of_units(values, self.name)
+            values = np.asarray(np.where(alive, np.maximum(values, _LEAST), values), "float32")
+        return UnitScores(self.name, values, std)
+
+    def _reduce(self, importance: np.ndarray) -> np.ndarray:
+        return np.ascontiguousarray(self._pattern.scores(importance), "float32")
 
     def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
         """The decision itself: every unit of a kernel may go."""
@@ -39,49 +62,36 @@ class KernelUnits:
 
     def masks(self, keep: np.ndarray) -> dict[Weight, np.ndarray]:
         """Mask of each weight that the units are made of, false where it is cut."""
-        return {self._kernel: self._pattern.expand(keep, self._kernel.shape)}
+        mask = self._pattern.expand(keep, self._kernel.shape)
+        if mask.shape != self._kernel.shape:
+            raise ValueError(
+                f"`{type(self._pattern).__name__}.expand` gave a mask of shape {mask.shape} for "
+                f"kernel '{self.name}' of shape {self._kernel.shape}."
+            )
+        return {self._kernel: mask}
+
+    def kernels(self, of_outputs: bool = False) -> list[Weight]:
+        """The kernel."""
+        return [self._kernel]
 
     def penalties(self) -> list[object]:
         """The regularizers of the kernels."""
         return [self._kernel.get("regularizer")]
 
 
-class ChannelUnits:
+class CoupledWeights:
     """Channels that live and die together, with their slices of all kernels, biases and scales."""
 
-    def __init__(self, group: Group, pattern: Channel, weights: dict[int, Weight]) -> None:
+    def __init__(self, group: Group, weights: dict[int, Weight]) -> None:
         self.name = group.name
         self.group = group
-        self._pattern = pattern
         self._weights = weights
 
-    def score(self) -> UnitScores:
-        """Scores the channels over their slices of the kernels that make or read them.
-
-        A channel that is not made, or not read, any more scores zero: it costs nothing to cut.
-        """
-        total, count = np.zeros(self.group.channels), 0
-        alive = np.ones(self.group.channels, bool)
-        kernels: dict[int, np.ndarray] = {}
-        for slices in (self.group.producing, self.group.consuming):
-            found = np.zeros(self.group.channels, bool)
-            of_kernels = [part for part in slices if self._is_kernel(part)]
-            for part in of_kernels:
-                key = id(part.variable)
-                if key not in kernels:
-                    kernels[key] = np.asarray(self._weights[key].read(), "float32")
-                weights = kernels[key]
-                strength = self._pattern.strength(weights, part.axis)[part.indices]
-                total = self._pattern.join(total, strength)
-                count += part.indices.shape[1] * weights.size // weights.shape[part.axis]
-                found |= strength.any(axis=1)
-            if of_kernels:
-                alive &= found
-        scores = np.where(alive, self._pattern.finish(total, count), 0)
-        std = _std(self.name, kernels.values())
-        # Wide layers have small weights: compared as they are, their channels would all go first.
-        reference = float(scores[alive].mean()) if alive.any() else 1.0
-        return UnitScores(self.name, scores.astype("float32"), std, reference)
+    def kernels(self, of_outputs: bool = False) -> list[Weight]:
+        """The kernels that make or read the channels, or only those that make them, each once."""
+        parts = (*self.group.producing, *(() if of_outputs else self.group.consuming))
+        found = {id(p.variable): self._weights[id(p.variable)] for p in parts if self._is_kernel(p)}
+        return list(found.values())
 
     def alive(self) -> np.ndarray:
         """Which channels have a weight that is not zero, be it of a kernel, a bias or a scale."""
@@ -94,24 +104,9 @@ class ChannelUnits:
                 alive |= nonzero[part.indices].any(axis=1)
         return alive
 
-    def count_kept(self, wanted: int) -> int:
-        """How many channels stay where so many are wanted."""
-        multiple = self._pattern.multiple_of
-        wanted = max(wanted, self._pattern.min_channels)
-        return min(multiple * -(-wanted // multiple), self.group.channels)
-
-    def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Keeps more of the best channels, up to the least number and multiple of the pattern."""
-        wanted = self.count_kept(np.count_nonzero(keep))
-        # Stable, so that of equal channels those of the lower indices are cut, as criteria do.
-        order = np.argsort(np.where(keep, np.inf, scores), kind="stable")
-        restricted = np.zeros(keep.shape, bool)
-        restricted[order[keep.size - wanted :]] = True
-        return restricted
-
     def masks(self, keep: np.ndarray) -> dict[Weight, np.ndarray]:
         """Mask of each weight that the channels are made of, false where it is cut."""
-        masks = {}
+        masks: dict[Weight, np.ndarray] = {}
         for part in (*self.group.producing, *self.group.consuming):
             weight = self._weights.get(id(part.variable))
             if weight is not None:
@@ -128,6 +123,71 @@ class ChannelUnits:
     def _is_kernel(self, part: Slice) -> bool:
         weight = self._weights.get(id(part.variable))
         return weight is not None and weight.is_kernel
+
+
+class ChannelUnits(CoupledWeights):
+    """Coupled channels as the units of a pattern."""
+
+    def __init__(self, group: Group, pattern: Channel, weights: dict[int, Weight]) -> None:
+        super().__init__(group, weights)
+        self._pattern = pattern
+        # What the same channels of a stack of equal layers have in common.
+        self.stack: tuple[str, int] = _NUMBERS.sub("", self.name), group.channels
+
+    def score(self, score: Score = _BY_MAGNITUDE) -> UnitScores:
+        """Scores the channels over their slices of the kernels that make or read them.
+
+        A channel that is not made, or not read, any more scores zero: it costs nothing to cut.
+        """
+        total, count = np.zeros(self.group.channels), 0
+        alive = np.ones(self.group.channels, bool)
+        read: dict[int, np.ndarray] = {}
+        beside = _BY_MAGNITUDE if score.of_outputs else score
+        for slices, by in ((self.group.producing, score), (self.group.consuming, beside)):
+            found = []
+            for part in filter(self._is_kernel, slices):
+                if id(part.variable) not in read:
+                    read[id(part.variable)] = _importance(self._weights[id(part.variable)], by)
+                values = read[id(part.variable)]
+                roots = np.sqrt(np.abs(values, dtype="float64")) if by.additive else values
+                strength = self._pattern.strength(roots, part.axis)[part.indices]
+                found.append(strength.any(axis=1))
+                if by is score:
+                    total = self._pattern.join(total, strength)
+                    count += part.indices.shape[1] * values.size // values.shape[part.axis]
+            if found:
+                alive &= np.logical_or.reduce(found)
+        scores = self._pattern.finish(total, count)
+        # A root mean square of roots is the root of a mean.
+        scores = np.where(alive, np.square(scores) if score.additive else scores, 0)
+        if not score.marks_zeros:
+            scores = score.of_units(scores, self.name)
+            scores = np.where(alive, np.maximum(scores, _LEAST), 0)
+        # Wide layers have small weights: compared as they are, their channels would all go first.
+        reference = float(scores[alive].mean()) if alive.any() else 1.0
+        std = _std(self.name, read.values())
+        return UnitScores(self.name, scores.astype("float32"), std, reference)
+
+    def count_kept(self, wanted: int) -> int:
+        """How many channels stay where so many are wanted."""
+        return self._pattern.count_kept(int(wanted), self.group.channels)
+
+    def restrict(
+        self, keep: np.ndarray, scores: np.ndarray, wanted: int | None = None
+    ) -> np.ndarray:
+        """Keeps more of the best channels, up to the least number and multiple of the pattern.
+
+        Args:
+            keep: Whether each channel is to stay.
+            scores: What each scores.
+            wanted: How many are to stay. Defaults to as many as `keep` says.
+        """
+        wanted = self.count_kept(int(np.count_nonzero(keep)) if wanted is None else wanted)
+        # Stable, so that of equal channels those of the lower indices are cut, as criteria do.
+        order = np.argsort(np.where(keep, np.inf, scores), kind="stable")
+        restricted = np.zeros(keep.shape, bool)
+        restricted[order[keep.size - wanted :]] = True
+        return restricted
 
 
 Units = KernelUnits | ChannelUnits
@@ -148,7 +208,7 @@ class FlopsShare:
         self.fixed = fixed
         self.at_least = costs.at_least
 
-    def __call__(self, counts: Sequence[int]) -> float:
+    def __call__(self, counts: Sequence[int] | np.ndarray) -> float:
         """Share that is left when so many channels of each are wanted."""
         pairs = zip(self._units, counts, strict=True)
         return self._costs.share([units.count_kept(count) for units, count in pairs])
@@ -160,6 +220,7 @@ class ModelUnits(Sequence[Units]):
     Attributes:
         kernels: The kernels that were asked for.
         pattern: What is cut together.
+        score: How much a weight matters.
         unreached: For channels, the kernels that have none; else `None`.
         flops: For channels, the share of the multiply-adds that is left; else `None`.
         told: Whether a missed target was spoken of: once for all cuts is enough.
@@ -170,12 +231,14 @@ class ModelUnits(Sequence[Units]):
         units: Sequence[Units],
         kernels: Sequence[Weight],
         pattern: Pattern,
+        score: Score,
         unreached: Unreached | None = None,
         flops: FlopsShare | None = None,
     ) -> None:
         self._units = units
         self.kernels = kernels
         self.pattern = pattern
+        self.score = score
         self.unreached = unreached
         self.flops = flops
         self.told = False
@@ -186,13 +249,46 @@ class ModelUnits(Sequence[Units]):
     def __getitem__(self, index: Any) -> Any:
         return self._units[index]
 
+    def restrict(
+        self, keep: Sequence[np.ndarray], scores: Sequence[UnitScores]
+    ) -> list[np.ndarray]:
+        """What a criterion wants to keep as the pattern allows it.
 
-def find_units(model: keras.Model, pattern: Pattern, layers: LayerSelection = None) -> ModelUnits:
+        Where equal layers are to stay equal, each keeps as many as they do on average.
+        """
+        triples = list(zip(self._units, keep, scores, strict=True))
+        if not self.pattern.uniform:
+            return [entry.restrict(kept, scored.values) for entry, kept, scored in triples]
+        counts: dict[Any, list[int]] = {}
+        for entry, kept, _ in triples:
+            counts.setdefault(entry.stack, []).append(int(np.count_nonzero(kept)))
+        return [
+            entry.restrict(kept, scored.values, round(float(np.mean(counts[entry.stack]))))
+            for entry, kept, scored in triples
+        ]
+
+    def scored(self) -> Sequence[Weight]:
+        """All kernels whose importance the score is asked for."""
+        kernels = (kernel for e in self._units for kernel in e.kernels(self.score.of_outputs))
+        return list(dict.fromkeys(kernels))
+
+    def scores(self, model: keras.Model) -> list[UnitScores]:
+        """The scores of all units, as the model and the data are now."""
+        score = self.score.measured(model, self.scored())
+        return [entry.score(score) for entry in self._units]
+
+
+def find_units(
+    model: keras.Model,
+    pattern: Pattern,
+    layers: LayerSelection = None,
+    score: Score = _BY_MAGNITUDE,
+) -> ModelUnits:
     """Finds the units of a pattern in a model; warns of kernels that have none.
 
     Raises:
         ValueError: If the model is not built, a layer name does not exist, there is nothing to
-            prune, or the pattern does not divide a kernel.
+            prune, the pattern does not divide a kernel, or the score cannot be had.
     """
     kernels = find_kernels(model, layers)
     if not kernels:
@@ -200,14 +296,29 @@ def find_units(model: keras.Model, pattern: Pattern, layers: LayerSelection = No
             "There is nothing to prune: no layer that was asked for has a kernel. Expected dense, "
             "convolutional, recurrent or attention layers, or embeddings named in `layers`."
         )
-    if isinstance(pattern, Channel):
-        return _find_channels(model, pattern, kernels, layers)
+    find = _find_channels if pattern.whole_channels else _find_in_kernels
+    units = find(model, pattern, score, kernels, layers)
+    score.check(model, units.scored())
+    return units
+
+
+def _find_in_kernels(
+    model: keras.Model,
+    pattern: Any,
+    score: Score,
+    kernels: Sequence[Weight],
+    layers: LayerSelection,
+) -> ModelUnits:
     _check_fit(kernels, pattern)
-    return ModelUnits([KernelUnits(kernel, pattern) for kernel in kernels], kernels, pattern)
+    return ModelUnits([KernelUnits(kernel, pattern) for kernel in kernels], kernels, pattern, score)
 
 
 def _find_channels(
-    model: keras.Model, pattern: Channel, kernels: Sequence[Weight], layers: LayerSelection
+    model: keras.Model,
+    pattern: Any,
+    score: Score,
+    kernels: Sequence[Weight],
+    layers: LayerSelection,
 ) -> ModelUnits:
     channels = find_channels(model, kernels, chosen=layers is not None)
     if not channels.groups:
@@ -217,12 +328,59 @@ def _find_channels(
         )
     weights = {id(weight.variable): weight for weight in find_weights(model)}
     units = [ChannelUnits(group, pattern, weights) for group in channels.groups]
+    if pattern.uniform:
+        units = _that_the_class_can_say(channels.graph, units)
     _check_width(units, pattern)
     if channels.unreached:
         warn(channels.unreached.message())
-    costs = Costs(channels.graph, channels.groups)
+    costs = Costs(channels.graph, [entry.group for entry in units])
     flops = FlopsShare(costs, units, channels.unreached.describe())
-    return ModelUnits(units, kernels, pattern, channels.unreached, flops)
+    return ModelUnits(units, kernels, pattern, score, channels.unreached, flops)
+
+
+def _that_the_class_can_say(
+    graph: ChannelGraph, units: Sequence[ChannelUnits]
+) -> list[ChannelUnits]:
+    """The channels of which the config of the model's class can say how many are left."""
+    sayable: list[ChannelUnits] = []
+    left = list(units)
+    # Several stacks may be as wide as one entry says, as those of encoder and decoder are.
+    for key in (_own_stack, _stack_anywhere):
+        stacks: dict[Any, list[ChannelUnits]] = {}
+        for entry in left:
+            stacks.setdefault(key(entry), []).append(entry)
+        for name, stack in stacks.items():
+            if can_say_fewer(graph, [entry.group for entry in stack]):
+                for entry in stack:
+                    entry.stack = name
+                sayable += stack
+        known = {id(entry) for entry in sayable}
+        left = [entry for entry in left if id(entry) not in known]
+    left_out = dict.fromkeys(entry.stack[0] for entry in left)
+    if not sayable:
+        raise ValueError(
+            f"Model '{graph.model.name}' has no channels of which the config of its class "
+            f"{type(graph.model).__name__} can say how many are left: {', '.join(left_out)}. Cut "
+            "without `uniform=True`; `shrink` then makes a functional model."
+        )
+    if left_out:
+        warn(
+            f"Not cut, since the config of {type(graph.model).__name__} has no entry that says "
+            f"their number alone: the channels of {', '.join(left_out)}. Without `uniform=True` "
+            "they are cut, and `shrink` makes a functional model."
+        )
+    return [entry for entry in units if id(entry) in known]
+
+
+def _own_stack(entry: ChannelUnits) -> tuple[str, int]:
+    return entry.stack
+
+
+def _stack_anywhere(entry: ChannelUnits) -> tuple[str, int]:
+    """The stack without the name of what it is part of."""
+    name, channels = entry.stack
+    parts = [part.partition("/")[2] for part in name.split(", ")]
+    return ", ".join(dict.fromkeys(parts)), channels
 
 
 def _check_width(units: Sequence[ChannelUnits], pattern: Channel) -> None:
@@ -248,6 +406,29 @@ def _check_fit(kernels: Sequence[Weight], pattern: KernelPattern) -> None:
         if not fitting:
             advice = "It divides no other kernel either: choose another pattern."
         raise ValueError(f"{pattern} does not divide kernel {named}. {advice}")
+
+
+def _importance(weight: Weight, score: Score) -> np.ndarray:
+    """What each entry of a kernel matters: zero where it is zero, and nowhere else."""
+    importance = np.asarray(score.importance(weight))
+    if importance.shape != weight.shape:
+        raise ValueError(
+            f"`{type(score).__name__}.importance` gave an array of shape {importance.shape} for "
+            f"kernel '{weight.path}' of shape {weight.shape}."
+        )
+    if importance.dtype != np.float64:
+        importance = np.asarray(importance, "float32")
+    if score.marks_zeros:
+        return importance
+    weights = weight.read()
+    if np.isfinite(weights).all() and not np.isfinite(importance).all():
+        raise ValueError(
+            f"`{type(score).__name__}` gives NaN or infinity for kernel '{weight.path}', whose "
+            "weights are finite. Look at the data, and at the loss of the model on them."
+        )
+    alive = weights != 0
+    # As what is cut goes on to be ranked first, nothing else may score as low.
+    return np.where(alive, np.where(np.abs(importance) < _LEAST, _LEAST, importance), 0)
 
 
 def _std(name: str, kernels: Iterable[np.ndarray]) -> float:

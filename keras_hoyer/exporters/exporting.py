@@ -118,7 +118,7 @@ def _check_model(model: keras.Model) -> None:
 
 
 def _format_of(path: Path, format: str | None) -> str:
-    known = list(QUANTIZATIONS)
+    known = list(FORMATS)
     ending = path.suffix[1:].lower()
     if format is None and ending not in known:
         raise ValueError(

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_hoyer.patterns import Block, Pattern
+from keras_hoyer.patterns import Pattern
 from keras_hoyer.regularizers.base import (
     TINY,
     Penalty,
@@ -51,7 +51,7 @@ class GroupPenalty(Penalty):
         self.axis = _checked_axis(axis)
         if isinstance(pattern, dict):
             pattern = keras.saving.deserialize_keras_object(pattern)
-        if pattern is not None and not isinstance(pattern, Block):
+        if pattern is not None and not getattr(pattern, "has_groups", False):
             raise ValueError(
                 "Invalid value for argument `pattern`. Expected `None` or a `patterns.Block`: "
                 "other patterns have no groups to take norms of. "
