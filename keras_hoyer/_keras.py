@@ -101,7 +101,8 @@ def running_callbacks() -> list[keras.callbacks.Callback] | None:
     while frame is not None:
         caller = frame.f_locals.get("self")
         if isinstance(caller, keras.callbacks.CallbackList):
-            return list(caller.callbacks)
+            callbacks: list[keras.callbacks.Callback] = caller.callbacks  # itself, to be changed
+            return callbacks
         frame = frame.f_back
     return None
 

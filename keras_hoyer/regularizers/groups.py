@@ -63,7 +63,7 @@ class GroupPenalty(Penalty):
                 "are numbered by axes, or they are the pattern's blocks. "
                 f"Received: axis={axis!r}, pattern={pattern!r}"
             )
-        self.pattern = pattern
+        self.pattern: Any = pattern  # one that has groups, see `Pattern.has_groups`
 
     def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
         """The measure of groups from the sum of their norms and that of the norms' squares.
