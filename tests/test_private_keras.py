@@ -42,7 +42,8 @@ def test_a_callback_finds_the_others_of_its_fit():
 
     callbacks = keras.callbacks.CallbackList([Look(), keras.callbacks.Callback()])
     callbacks.on_train_begin()
-    assert found == [callbacks.callbacks]
+    # The list itself, in which a callback may take another place.
+    assert len(found) == 1 and found[0] is callbacks.callbacks
     assert _keras.running_callbacks() is None
 
 
