@@ -1,3 +1,4 @@
+# Long, because all that depends on the insides of Keras is to stand in one file.
 """Every private name of Keras that this package needs, one small function each.
 
 Nothing else touches a private name, so that a new Keras breaks this file alone. A name that it has
@@ -270,13 +271,18 @@ def own_variables(layer: keras.Layer) -> list[keras.Variable]:
 @contextlib.contextmanager
 def forgetting_calls(layer: keras.Layer) -> Iterator[None]:
     """A scope whose symbolic calls leave no trace in a layer and its parts."""
-    known = [(part, len(part._inbound_nodes), len(part._outbound_nodes)) for part in all_of(layer)]
+    lists = _recorded_calls(layer)
+    known = [len(nodes) for nodes in lists]
     try:
         yield
     finally:
-        for part, inbound, outbound in known:
-            del part._inbound_nodes[inbound:]
-            del part._outbound_nodes[outbound:]
+        for nodes, count in zip(lists, known, strict=True):
+            del nodes[count:]
+
+
+@_needed("follow the graph of a model")
+def _recorded_calls(layer: keras.Layer) -> list[list[Any]]:
+    return [x for part in all_of(layer) for x in (part._inbound_nodes, part._outbound_nodes)]
 
 
 @_needed("tell learned weights from state")
@@ -291,6 +297,7 @@ def all_of(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
+@_needed("follow the graph of a model")
 def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
     """The calls that symbolic tensors come from, each after those that it depends on.
 
@@ -312,10 +319,10 @@ def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
 
 @contextlib.contextmanager
 def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Iterator[None]:
-    """A scope in which layers that Keras cannot record on symbolic tensors are gone through.
+    """A scope in which layers whose outputs Keras cannot foresee run their own code instead.
 
     Args:
-        layers: those to which it applies: what they call is recorded in place of the call.
+        layers: those to which it applies. Keras records their calls, and those inside them.
         gone: gets those that were gone through.
     """
     known = {id(layer) for layer in layers}
@@ -352,6 +359,7 @@ def _is_symbolic(x: Any) -> bool:
     return isinstance(x, keras.KerasTensor)
 
 
+@_needed("change a part of a layer")
 def set_part(layer: keras.Layer, name: str, part: keras.Layer) -> None:
     """Sets an attribute to a layer, though the layer that gets it is built already."""
     locked = layer._tracker.locked
