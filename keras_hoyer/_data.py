@@ -110,7 +110,12 @@ def _unpack(data: Any, inputs: int, is_tuple: bool) -> Batch:
     """
     several = inputs > 1 and len(data) == inputs and all(map(_is_array, data)) if is_tuple else True
     parts = (data,) if several else tuple(data)
-    if inputs == 1 and isinstance(parts[0], list) and len(parts[0]) == 1 and _is_array(parts[0][0]):
+    if inputs == 1 and isinstance(parts[0], list) and all(map(_is_array, parts[0])):
+        if len(parts[0]) > 1:
+            raise ValueError(
+                f"Invalid value for argument `data`. {_HINT} A pair of samples and labels is a "
+                f"tuple. Received: a list of {len(parts[0])} arrays for one input"
+            )
         parts = (parts[0][0], *parts[1:])
     if not 1 <= len(parts) <= 3:
         raise ValueError(
