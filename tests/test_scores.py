@@ -192,7 +192,9 @@ def test_activation_of_stacked_cells_and_both_directions():
 def test_activation_of_a_stateful_layer_leaves_its_state():
     layer = layers.LSTM(3, stateful=True, name="r")
     model = keras.Sequential([keras.Input(batch_shape=(4, 5, 2)), layer])
-    x = rng.normal(size=(8, 5, 2)).astype("float32")
+    x = rng.normal(size=(10, 5, 2)).astype("float32")
+    with pytest.raises(ValueError, match="Expected 4 samples or more.* 3 samples"):
+        importances(kh.scores.Activation(x[:3]), model)
     model(x[:4])
     before = [numpy(state).copy() for state in layer.states]
     kh.prune(model, kh.criteria.TargetSparsity(0.5), score=kh.scores.Activation(x))
