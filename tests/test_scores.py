@@ -193,7 +193,7 @@ def test_activation_of_a_stateful_layer_leaves_its_state():
     layer = layers.LSTM(3, stateful=True, name="r")
     model = keras.Sequential([keras.Input(batch_shape=(4, 5, 2)), layer])
     x = rng.normal(size=(10, 5, 2)).astype("float32")
-    with pytest.raises(ValueError, match="Expected 4 samples or more.* 3 samples"):
+    with pytest.raises(ValueError, match=r"Expected 4 samples or more.* 3 samples"):
         importances(kh.scores.Activation(x[:3]), model)
     model(x[:4])
     before = [numpy(state).copy() for state in layer.states]
@@ -676,12 +676,17 @@ def test_callbacks_look_at_the_data_anew_for_each_cut_and_leave_training_alone()
     )
     history = model.fit(X, Y, epochs=4, verbose=0, callbacks=[pruning])
     assert len(looks) == 3 and history.history["sparsity"][-1] == pytest.approx(0.5, abs=0.01)
+    target = kh.criteria.TargetSparsity(0.5)
+    model, within = net(), kh.schedules.Polynomial(0, 1, frequency=0.25)
+    pruning = kh.callbacks.Pruning(target, within, score=kh.scores.Taylor(batches))
+    history = model.fit(X, Y, epochs=2, batch_size=6, verbose=0, callbacks=[pruning])
+    assert len(looks) == 7 and history.history["sparsity"][-1] == pytest.approx(0.5, abs=0.01)
     model = net()
     budget = kh.callbacks.BudgetPruning(
         1e9, 0.0, "loss", begin=0, score=kh.scores.Activation(batches), patience=1
     )
     model.fit(X, Y, epochs=2, verbose=0, callbacks=[budget])
-    assert len(looks) == 5 and kh.report(model).sparsity > 0.4
+    assert len(looks) == 9 and kh.report(model).sparsity > 0.4
 
 
 def test_a_score_that_cannot_be_had_is_an_error_before_any_training():
