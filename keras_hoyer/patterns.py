@@ -32,11 +32,14 @@ class Pattern(Value):
             can be counted. Defaults to `False`.
         has_groups: Whether group penalties can take the norms of its units; then it has
             `split_shape`, as `Block` does. Defaults to `False`.
+        uniform: For channels, whether as many are to stay in each of a stack of equal layers.
+            Defaults to `False`.
     """
 
     max_sparsity: float = 1.0
     whole_channels: bool = False
     has_groups: bool = False
+    uniform: bool = False
 
 
 class KernelPattern(Pattern):
@@ -258,17 +261,22 @@ class Channel(Pattern):
         min_channels: Positive int: channels that stay in each group at least. Defaults to 1.
         multiple_of: Positive int: the number of channels that stay is rounded up to a multiple of
             it; hardware likes 8. Defaults to 1.
+        uniform: Whether as many channels stay in each of a stack of equal layers, such as the
+            blocks of a transformer: layers whose names differ in their numbers only. Of a model of
+            a class of its own, such as a backbone, only channels are cut of which its config can
+            say how many are left, so that `shrink` can keep the class. Defaults to `False`.
 
     Raises:
         ValueError: If an argument is out of its range.
 
     >>> Channel(multiple_of=8)
-    Channel(score='l2', min_channels=1, multiple_of=8)
+    Channel(score='l2', min_channels=1, multiple_of=8, uniform=False)
     """
 
     score: Literal["l2", "mean", "max"] = "l2"
     min_channels: int = 1
     multiple_of: int = 1
+    uniform: bool = False
 
     whole_channels = True
 
@@ -284,6 +292,11 @@ class Channel(Pattern):
                     f"Invalid value for argument `{name}`. Expected a positive integer. "
                     f"Received: {name}={getattr(self, name)!r}"
                 )
+        if not isinstance(self.uniform, bool):
+            raise ValueError(
+                "Invalid value for argument `uniform`. Expected a bool. "
+                f"Received: uniform={self.uniform!r}"
+            )
 
     def strength(self, importance: np.ndarray, axis: int) -> np.ndarray:
         """What the weights of each index along an axis add to a channel's score."""

@@ -156,10 +156,7 @@ def cut(
     scores = units.scores(model)
     keep = criterion.keep(scores, progress, units.flops)
     _check_kept(criterion, scores, keep)
-    keep = [
-        entry.restrict(kept, scored.values)
-        for entry, kept, scored in zip(units, keep, scores, strict=True)
-    ]
+    keep = units.restrict(keep, scores)
     if progress >= 1 and not tentative:
         warn_of_collapse(units, keep)
     del scores

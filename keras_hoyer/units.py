@@ -1,6 +1,7 @@
 """The units of a pattern in a model: how they score, and which weights go with each."""
 
 import math
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -12,13 +13,18 @@ from keras_hoyer.criteria import UnitScores
 from keras_hoyer.graph import Group, Slice
 from keras_hoyer.graph.channels import find_channels
 from keras_hoyer.graph.costs import Costs
+from keras_hoyer.graph.planning import can_say_fewer
 from keras_hoyer.graph.unreached import Unreached
+from keras_hoyer.graph.walk import ChannelGraph
 from keras_hoyer.patterns import Channel, KernelPattern, Pattern
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.scores import Magnitude, Score
 from keras_hoyer.weights import Weight, find_kernels, find_weights
 
 _BY_MAGNITUDE = Magnitude()
+
+# What tells equal layers apart, in the paths of their kernels.
+_NUMBERS = re.compile(r"_?\d+")
 
 # The least that a unit scores which is not cut: more than the zero of those that are.
 _LEAST = np.finfo("float32").tiny
@@ -125,6 +131,8 @@ class ChannelUnits(CoupledWeights):
     def __init__(self, group: Group, pattern: Channel, weights: dict[int, Weight]) -> None:
         super().__init__(group, weights)
         self._pattern = pattern
+        # What the same channels of a stack of equal layers have in common.
+        self.stack: tuple[str, int] = _NUMBERS.sub("", self.name), group.channels
 
     def score(self, score: Score = _BY_MAGNITUDE) -> UnitScores:
         """Scores the channels over their slices of the kernels that make or read them.
@@ -164,9 +172,17 @@ class ChannelUnits(CoupledWeights):
         """How many channels stay where so many are wanted."""
         return self._pattern.count_kept(int(wanted), self.group.channels)
 
-    def restrict(self, keep: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        """Keeps more of the best channels, up to the least number and multiple of the pattern."""
-        wanted = self.count_kept(int(np.count_nonzero(keep)))
+    def restrict(
+        self, keep: np.ndarray, scores: np.ndarray, wanted: int | None = None
+    ) -> np.ndarray:
+        """Keeps more of the best channels, up to the least number and multiple of the pattern.
+
+        Args:
+            keep: Whether each channel is to stay.
+            scores: What each scores.
+            wanted: How many are to stay. Defaults to as many as `keep` says.
+        """
+        wanted = self.count_kept(int(np.count_nonzero(keep)) if wanted is None else wanted)
         # Stable, so that of equal channels those of the lower indices are cut, as criteria do.
         order = np.argsort(np.where(keep, np.inf, scores), kind="stable")
         restricted = np.zeros(keep.shape, bool)
@@ -233,6 +249,24 @@ class ModelUnits(Sequence[Units]):
     def __getitem__(self, index: Any) -> Any:
         return self._units[index]
 
+    def restrict(
+        self, keep: Sequence[np.ndarray], scores: Sequence[UnitScores]
+    ) -> list[np.ndarray]:
+        """What a criterion wants to keep as the pattern allows it.
+
+        Where equal layers are to stay equal, each keeps as many as they do on average.
+        """
+        triples = list(zip(self._units, keep, scores, strict=True))
+        if not self.pattern.uniform:
+            return [entry.restrict(kept, scored.values) for entry, kept, scored in triples]
+        counts: dict[Any, list[int]] = {}
+        for entry, kept, _ in triples:
+            counts.setdefault(entry.stack, []).append(int(np.count_nonzero(kept)))
+        return [
+            entry.restrict(kept, scored.values, round(float(np.mean(counts[entry.stack]))))
+            for entry, kept, scored in triples
+        ]
+
     def scored(self) -> Sequence[Weight]:
         """All kernels whose importance the score is asked for."""
         kernels = (kernel for e in self._units for kernel in e.kernels(self.score.of_outputs))
@@ -294,12 +328,59 @@ def _find_channels(
         )
     weights = {id(weight.variable): weight for weight in find_weights(model)}
     units = [ChannelUnits(group, pattern, weights) for group in channels.groups]
+    if pattern.uniform:
+        units = _that_the_class_can_say(channels.graph, units)
     _check_width(units, pattern)
     if channels.unreached:
         warn(channels.unreached.message())
-    costs = Costs(channels.graph, channels.groups)
+    costs = Costs(channels.graph, [entry.group for entry in units])
     flops = FlopsShare(costs, units, channels.unreached.describe())
     return ModelUnits(units, kernels, pattern, score, channels.unreached, flops)
+
+
+def _that_the_class_can_say(
+    graph: ChannelGraph, units: Sequence[ChannelUnits]
+) -> list[ChannelUnits]:
+    """The channels of which the config of the model's class can say how many are left."""
+    sayable: list[ChannelUnits] = []
+    left = list(units)
+    # Several stacks may be as wide as one entry says, as those of encoder and decoder are.
+    for key in (_own_stack, _stack_anywhere):
+        stacks: dict[Any, list[ChannelUnits]] = {}
+        for entry in left:
+            stacks.setdefault(key(entry), []).append(entry)
+        for name, stack in stacks.items():
+            if can_say_fewer(graph, [entry.group for entry in stack]):
+                for entry in stack:
+                    entry.stack = name
+                sayable += stack
+        known = {id(entry) for entry in sayable}
+        left = [entry for entry in left if id(entry) not in known]
+    left_out = dict.fromkeys(entry.stack[0] for entry in left)
+    if not sayable:
+        raise ValueError(
+            f"Model '{graph.model.name}' has no channels of which the config of its class "
+            f"{type(graph.model).__name__} can say how many are left: {', '.join(left_out)}. Cut "
+            "without `uniform=True`; `shrink` then makes a functional model."
+        )
+    if left_out:
+        warn(
+            f"Not cut, since the config of {type(graph.model).__name__} has no entry that says "
+            f"their number alone: the channels of {', '.join(left_out)}. Without `uniform=True` "
+            "they are cut, and `shrink` makes a functional model."
+        )
+    return [entry for entry in units if id(entry) in known]
+
+
+def _own_stack(entry: ChannelUnits) -> tuple[str, int]:
+    return entry.stack
+
+
+def _stack_anywhere(entry: ChannelUnits) -> tuple[str, int]:
+    """The stack without the name of what it is part of."""
+    name, channels = entry.stack
+    parts = [part.partition("/")[2] for part in name.split(", ")]
+    return ", ".join(dict.fromkeys(parts)), channels
 
 
 def _check_width(units: Sequence[ChannelUnits], pattern: Channel) -> None:

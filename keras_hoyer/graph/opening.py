@@ -14,6 +14,7 @@ from keras_hoyer._keras import (
     input_structure,
     last_call,
 )
+from keras_hoyer.graph.opened import Opened
 
 
 def has_graph(model: Any) -> bool:
@@ -102,6 +103,9 @@ def ranked_inputs(function: Any, args: tuple, kwargs: dict) -> list:
 
 def nodes_in_order(function: Any) -> Iterator[Any]:
     """The calls of a functional graph, each after the calls that it depends on."""
+    if isinstance(function, Opened):
+        yield from function.nodes
+        return
     for depth in sorted(function._nodes_by_depth, reverse=True):
         for node in function._nodes_by_depth[depth]:
             if node.operation and not node.is_input:
@@ -113,12 +117,24 @@ def all_layers(model: keras.Model) -> list:
     return list(model._flatten_layers(include_self=True, recursive=True))
 
 
-def call_on(model: keras.Model, tensors: Sequence[Any], training: bool = False) -> Any:
-    """Calls a model on the flat inputs of its `as_function`, as it is written to be called."""
+def call_on(
+    model: keras.Model,
+    tensors: Sequence[Any],
+    training: bool = False,
+    like: keras.Model | None = None,
+) -> Any:
+    """Calls a model on the flat inputs of its `as_function`, as it is written to be called.
+
+    Args:
+        model: the model.
+        tensors: the inputs.
+        training: whether it is called as in training.
+        like: a model of the same class that has been built. Defaults to `model`.
+    """
     if has_graph(model):
         structure = tree.pack_sequence_as(input_structure(as_function(model)), tensors)
         return model(structure, training=training)
-    given, rest = _arguments(model), iter(tensors)
+    given, rest = _arguments(like or model), iter(tensors)
     given = tree.map_structure(lambda x: next(rest) if _is_symbolic(x) else x, given)
     if "training" in inspect.signature(model.call).parameters:
         given["training"] = training

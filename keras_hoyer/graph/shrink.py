@@ -1,5 +1,6 @@
 """A smaller model with the same outputs: channels that are constant, or that nobody reads, go."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -10,9 +11,9 @@ from keras_hoyer.graph.axes import FROZEN, Read
 from keras_hoyer.graph.building import Builder
 from keras_hoyer.graph.checking import check_outputs
 from keras_hoyer.graph.unreached import Unreached
-from keras_hoyer.graph.walk import ChannelGraph
+from keras_hoyer.graph.walk import ChannelGraph, Fixed
 from keras_hoyer.plain import find_adapted
-from keras_hoyer.weights import find_weights
+from keras_hoyer.weights import Weight, find_weights
 
 
 def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.Model:
@@ -72,20 +73,23 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
             "Kept as they are, since LoRA adds to their kernels or they are quantized: layers "
             f"{', '.join(adapted)}. The order is: merge LoRA, prune, shrink, quantize."
         )
-    graph = ChannelGraph(model)
-    unreached = Unreached(graph, [weight for weight in find_weights(model) if weight.is_kernel])
-    if unreached:
-        warn(unreached.message())
-    builders = [Builder(graph, _removable(graph))]
-    one, small = model, builders[0].build(model)
+    builder, small, fixed = _smaller(model)
+    weights = find_weights(model)
+    unreached = Unreached(builder.graph, [weight for weight in weights if weight.is_kernel])
+    named = {id(weight.variable) for weight in unreached.reasons}
+    messages = [unreached.message()] if unreached else []
+    messages += _kept(weights, [place for place in fixed if id(place[0]) not in named])
+    if messages:
+        warn(" ".join(messages))
+    builders = [builder]
+    one = model
     # What is left may be tied less: a convolution of one group in place of two, for instance.
     while small.count_params() < one.count_params():
-        graph = ChannelGraph(small)
-        removed = _removable(graph)
-        if not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
+        builder, smaller, _ = _smaller(small, again=True)
+        if smaller is None:
             break
-        builders.append(Builder(graph, removed))
-        one, small = small, builders[-1].build(small)
+        builders.append(builder)
+        one, small = small, smaller
     if check:
         check_outputs(model, small, builders, sample)
     shared = [f"{type(x).__name__} '{x.name}'" for x in builders[0].kept_shared]
@@ -96,6 +100,39 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
             "they hold can be copied; a `get_config` with all arguments of `__init__` helps."
         )
     return small
+
+
+def _smaller(
+    model: keras.Model, again: bool = False
+) -> tuple[Builder, keras.Model | None, list[Fixed]]:
+    """The builder of a smaller model, the model, and what had to stay for want of a way to say it.
+
+    Args:
+        model: the model.
+        again: whether there is no model to be built if nothing goes.
+    """
+    fixed: list[Fixed] = []
+    while True:
+        graph = ChannelGraph(model, fixed=fixed)
+        removed = _removable(graph)
+        builder = Builder(graph, removed)
+        if again and not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
+            return builder, None, fixed
+        if not builder.plan.fixed:
+            return builder, builder.build(model), fixed
+        fixed += builder.plan.fixed
+
+
+def _kept(weights: Iterable[Weight], fixed: Iterable[Fixed]) -> list[str]:
+    """A sentence that names the weights of which more could go, if there are any, and why not."""
+    paths = {id(weight.variable): weight.path for weight in weights}
+    reasons: dict[str, list[str]] = {}
+    for variable, _, why in fixed:
+        reasons.setdefault(why, []).append(paths.get(id(variable), variable.path))
+    parts = [
+        f"{', '.join(dict.fromkeys(names))} (fixed by {why})" for why, names in reasons.items()
+    ]
+    return [f"Channels that could go are kept in: {'; '.join(parts)}."] if parts else []
 
 
 def _removable(graph: ChannelGraph) -> np.ndarray:

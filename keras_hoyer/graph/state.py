@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_hoyer import _keras
-from keras_hoyer.graph.copying import CannotCopy, Copier, without_own
+from keras_hoyer.graph.copying import CannotCopy, Copier, assign_copy, without_own
 
 _MISSING = object()
 _LIBRARIES = ("keras", "tensorflow", "jax", "torch")  # their objects come from configs
@@ -57,7 +57,7 @@ def carry_state(
     for one, two in layer_pairs(old, new):
         for source, target in zip(_other_variables(one), _other_variables(two), strict=False):
             if source.shape == target.shape:
-                target.assign(source)
+                assign_copy(source, target)
         if unbuilt is None:
             _carry_own_variables(one, two)
         elif _has_own(two, "load_own_variables"):

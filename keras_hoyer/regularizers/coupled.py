@@ -17,9 +17,10 @@ from keras import ops
 
 from keras_hoyer._keras import variables_whose_losses_are_read
 from keras_hoyer.graph import channel_groups
+from keras_hoyer.plain import LayerSelection
 from keras_hoyer.regularizers.base import Penalty
 from keras_hoyer.regularizers.groups import GroupPenalty
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels
+from keras_hoyer.weights import Weight, find_kernels
 
 # Of a kernel, by its name within its layer: `(group, axis, indices)`, where `indices[c]` on `axis`
 # belong to channel `c` of the group.
@@ -51,15 +52,15 @@ class CoupledPart(Penalty):
 
     def __init__(
         self,
-        penalty: GroupPenalty | dict,
+        penalty: GroupPenalty | dict[str, Any],
         key: str,
         kernels: int,
         slices: Mapping[str, Slices],
     ) -> None:
-        if isinstance(penalty, dict):
-            penalty = keras.saving.deserialize_keras_object(penalty)
-        super().__init__(penalty.factor)
-        self.penalty = penalty
+        self.penalty: GroupPenalty = (
+            keras.saving.deserialize_keras_object(penalty) if isinstance(penalty, dict) else penalty
+        )
+        super().__init__(self.penalty.factor)
         self.key = key
         self.kernels = kernels
         self.slices = dict(slices)
@@ -72,17 +73,17 @@ class CoupledPart(Penalty):
             return self._bind()(x)
         return self.factor * self._coupling.measure(self, ops.convert_to_tensor(x))
 
-    def __deepcopy__(self, memo: dict) -> "CoupledPart":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CoupledPart":
         """A part without kernels: a copy of a layer has no copies of the other layers."""
         return type(self)(**self._arguments())
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(self._arguments().values())
 
     def __repr__(self) -> str:
         return f"CoupledPart({self.penalty!r}, of {self.kernels} kernels)"
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
         return {
             **self._arguments(),
@@ -97,9 +98,10 @@ class CoupledPart(Penalty):
     @property
     def active(self) -> bool:
         """Whether Keras calls the part: its kernel is being trained and still has it."""
-        return self._variable.trainable and self._variable.regularizer is self
+        variable = self._variable
+        return variable is not None and bool(variable.trainable) and variable.regularizer is self
 
-    def _arguments(self) -> dict:
+    def _arguments(self) -> dict[str, Any]:
         names = ("penalty", "key", "kernels", "slices")
         return {name: getattr(self, name) for name in names}
 
@@ -117,7 +119,8 @@ class CoupledPart(Penalty):
         for variable, part in zip(found, parts, strict=True):
             variable.regularizer = part
         _Coupling(self.penalty, parts, found)
-        return asked.regularizer
+        mine: CoupledPart = asked.regularizer
+        return mine
 
     def _part_of(self, variable: keras.Variable) -> "CoupledPart | None":
         """A part for one kernel of those that a config names; `None` if it does not name it."""
@@ -190,7 +193,7 @@ def _sums_of_squares(read: dict[int, Any], part: CoupledPart, axis: int) -> Any:
 
 
 def couple(
-    model: keras.Model, penalty: GroupPenalty, layers: LayerSelection
+    model: keras.Model, penalty: object, layers: LayerSelection
 ) -> list[tuple[Weight, CoupledPart]]:
     """Divides a penalty over the model's coupled channels into a part for each kernel.
 

@@ -63,7 +63,7 @@ class GroupPenalty(Penalty):
                 "are numbered by axes, or they are the pattern's blocks. "
                 f"Received: axis={axis!r}, pattern={pattern!r}"
             )
-        self.pattern = pattern
+        self.pattern: Any = pattern  # one that has groups, see `Pattern.has_groups`
 
     def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
         """The measure of groups from the sum of their norms and that of the norms' squares.
@@ -116,7 +116,7 @@ class GroupPenalty(Penalty):
             )
         return shape, [tuple(i for i in range(rank) if i != axis) for axis in numbered]
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
         pattern = keras.saving.serialize_keras_object(self.pattern) if self.pattern else None
         return {**super().get_config(), "axis": self.axis, "pattern": pattern}
@@ -135,7 +135,7 @@ class _GroupRatio(GroupPenalty):
         super().__init__(factor, axis, pattern)
         self.normalize = checked_flag("normalize", normalize)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
         return {**super().get_config(), "normalize": self.normalize}
 
@@ -266,7 +266,7 @@ def _group_measure(
     return with_gradient(x, evaluate, differentiate)
 
 
-def _sizes(x: Any, shape: tuple[int | None, ...]) -> tuple:
+def _sizes(x: Any, shape: tuple[int | None, ...]) -> tuple[Any, ...]:
     """The shape with the sizes of the leading axes that only the tensor knows."""
     known = ops.shape(x)
     return tuple(known[i] if size is None else size for i, size in enumerate(shape))
@@ -278,7 +278,7 @@ def _sums_of_squares(weights: Any, spans: list[tuple[int, ...]]) -> list[Any]:
         import jax  # noqa: PLC0415  (only where it is the backend)
 
         # One after the other: XLA on CPU makes sums over rows and columns one loop, which is slow.
-        sums = []
+        sums: list[Any] = []
         for span in spans:
             weights, sums = jax.lax.optimization_barrier((weights, sums))
             sums.append(ops.sum(ops.square(weights), span, keepdims=True))

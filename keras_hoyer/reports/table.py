@@ -4,6 +4,7 @@ import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import keras
 import numpy as np
@@ -12,8 +13,9 @@ from keras_hoyer import measures
 from keras_hoyer._tables import html_lines, html_table, short_count, shorten, text_table
 from keras_hoyer.criteria import EffectiveNumber
 from keras_hoyer.masks import known_mask
+from keras_hoyer.plain import LayerSelection
 from keras_hoyer.reports.account import Account
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels
+from keras_hoyer.weights import Weight, find_kernels
 
 # What a line of the table is no longer than, and what names are not cut below for it.
 WIDTH, SHORTEST_NAME = 120, 20
@@ -95,7 +97,7 @@ class Report:
     at_least: str = ""
     effective: float = 0.0
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Returns the report as a dictionary of JSON values."""
         return asdict(self)
 

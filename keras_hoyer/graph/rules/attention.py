@@ -10,10 +10,9 @@ import numpy as np
 from keras import layers
 from keras.src.ops import nn as nn_ops
 
-from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     added_constants,
-    along,
     constants_of,
     linear_constants,
     only_zeros,
@@ -101,7 +100,7 @@ def _sequence_outputs(
     if not scores:
         return result
     shape = (query.shape[0], len(heads), *query.shape[1:-1], *key.shape[1:-1])
-    axes = (None, heads.having(np.nan), *(None for _ in shape[2:]))
+    axes = (None, heads.forget(), *(None for _ in shape[2:]))
     return result, Tensor(shape, axes)
 
 
@@ -270,7 +269,7 @@ def _attention(
 def _sum_of(axis: Axis | None, other: Axis | None) -> Axis | None:
     """The channels of `axis` with the constants of a sum of which no more than zeros is known."""
     if axis is None or other is None:
-        return None if axis is None else axis.having(np.nan)
+        return None if axis is None else axis.forget()
     return axis.having(np.where((axis.constants == 0) & (other.constants == 0), 0, np.nan))
 
 

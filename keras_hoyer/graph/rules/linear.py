@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     added_constants,
-    along,
     constants_of,
     linear_constants,
     rule,
@@ -138,7 +137,7 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     for letter in made:
         axes[letter] = graph.activated(axes[letter], layer.activation)
     shape = [sizes[letter] for letter in target]
-    result = [axes[x] if x in made or axes[x] is None else axes[x].having(np.nan) for x in target]
+    result = [axes[x] if x in made or axes[x] is None else axes[x].forget() for x in target]
     return Tensor(shape, result)
 
 

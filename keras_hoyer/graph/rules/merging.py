@@ -7,10 +7,10 @@ import numpy as np
 from keras import layers
 from keras.src.ops import numpy as numpy_ops
 
-from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     Shape,
-    along,
+    as_tensor,
     concatenated,
     constants_of,
     only_zeros,
@@ -21,7 +21,7 @@ from keras_hoyer.graph.walk import ChannelGraph
 
 @rule(layers.Concatenate, numpy_ops.Concatenate)
 def _concatenate(graph: ChannelGraph, operation: Any, inputs: Sequence[Any]) -> Tensor:
-    inputs = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in inputs]
+    inputs = [as_tensor(x) for x in inputs]
     index = operation.axis % inputs[0].rank
     sizes = [x.shape[index] for x in inputs]
     shape = list(inputs[0].shape)
@@ -46,7 +46,7 @@ def _shared(graph: ChannelGraph, axes: Sequence[Axis | None]) -> Axis | None:
 
 @rule(numpy_ops.Stack)
 def _stack(graph: ChannelGraph, operation: Any, inputs: Sequence[Any]) -> Tensor:
-    inputs = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in inputs]
+    inputs = [as_tensor(x) for x in inputs]
     first = inputs[0]
     axes = [_shared(graph, [x.axes[i] for x in inputs]) for i in range(first.rank)]
     index = operation.axis % (first.rank + 1)
@@ -76,7 +76,7 @@ def _dot(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Any:
 
 @rule(numpy_ops.Einsum)
 def _einsum(graph: ChannelGraph, operation: Any, *operands: Any, **kwargs: Any) -> Any:
-    operands = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in operands]
+    operands = [as_tensor(x) for x in operands]
     letters, target = _spelled_out(operation.subscripts, [x.rank for x in operands])
     return _contracted(graph, operands, letters, target)
 
@@ -100,7 +100,7 @@ def _spelled_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
 
 @rule(numpy_ops.Matmul)
 def _matmul(graph: ChannelGraph, operation: Any, left: Any, right: Any) -> Any:
-    operands = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in (left, right)]
+    operands = [as_tensor(x) for x in (left, right)]
     left, right = operands
     if min(left.rank, right.rank) < 2:
         return graph.opaque(operation, operands)
@@ -134,8 +134,34 @@ def _contracted(
     # The first axis of the result is the batch.
     called = _letter_sizes([x.sizes for x in operands], letters)
     factors = [n if axes[x] is None else axes[x] for x, n in called.items() if x != target[:1]]
-    graph.product(*factors)
+    if not _with_kernel(graph, operands, letters, target, axes, called):
+        graph.product(*factors)
     return Tensor([sizes[name] for name in target], [axes[name] for name in target])
+
+
+def _with_kernel(
+    graph: ChannelGraph,
+    operands: Sequence[Tensor],
+    letters: Sequence[str],
+    target: str,
+    axes: dict[str, Axis | None],
+    sizes: dict[str, int | None],
+) -> bool:
+    """Says how a kernel is used, if one of the operands is a variable."""
+    kernels = [
+        (x, names) for x, names in zip(operands, letters, strict=True) if x.variable is not None
+    ]
+    if len(kernels) != 1:
+        return False
+    [(x, names)] = kernels
+    places = [name for name in sizes if name not in names and name != target[:1]]
+    graph.weight(
+        x.variable,
+        x.axes,
+        reads=[index for index, name in enumerate(names) if name not in target],
+        uses=[(sizes[name] or 1) if axes[name] is None else axes[name] for name in places],
+    )
+    return True
 
 
 def _letter_sizes(shapes: Sequence[Shape], letters: Sequence[str]) -> dict[str, int | None]:

@@ -13,7 +13,14 @@ from keras.src.ops import nn as nn_ops
 from keras.src.ops import numpy as numpy_ops
 
 from keras_hoyer.graph.axes import Axis, Tensor
-from keras_hoyer.graph.rules.common import constants_of, existing, forgetting, only_zeros, rule
+from keras_hoyer.graph.rules.common import (
+    as_list,
+    constants_of,
+    existing,
+    forgetting,
+    only_zeros,
+    rule,
+)
 from keras_hoyer.graph.walk import ChannelGraph
 
 
@@ -86,7 +93,7 @@ def _activation(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Te
 
 @rule(layers.Softmax, nn_ops.Softmax, nn_ops.LogSoftmax, *existing(nn_ops, "Sparsemax"))
 def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    indices = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    indices = as_list(layer.axis)
     graph.freeze(*(x.axes if None in indices else [x.axes[index] for index in indices]))
     masks = [mask for mask in tree.flatten((args, kwargs)) if isinstance(mask, Tensor)]
     for mask in masks:

@@ -48,7 +48,7 @@ def _spatial(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Tenso
     if pads or isinstance(layer, layers.Resizing):
         axis = only_zeros(axis)
     if axis is not None and getattr(layer, "fill_value", 0) != 0:
-        axis = axis.having(np.nan)
+        axis = axis.forget()
     return image_tensor(layer, x, index, axis, x.shape[index])
 
 

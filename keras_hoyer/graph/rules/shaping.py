@@ -9,7 +9,7 @@ from keras.src.ops import core as core_ops
 from keras.src.ops import numpy as numpy_ops
 
 from keras_hoyer.graph.axes import Axis, Tensor
-from keras_hoyer.graph.rules.common import Shape, concatenated, rule, spec_of
+from keras_hoyer.graph.rules.common import Shape, as_list, concatenated, rule, spec_of
 from keras_hoyer.graph.walk import ChannelGraph
 
 
@@ -149,7 +149,7 @@ def _index_grid(x: Tensor) -> np.ndarray:
 
 @rule(numpy_ops.ExpandDims)
 def _expand_dims(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
-    indices = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
+    indices = as_list(operation.axis)
     rank = x.rank + len(indices)
     added = {index % rank for index in indices}
     rest = iter(zip(x.shape, x.axes, strict=True))
@@ -162,7 +162,7 @@ def _squeeze(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     gone = operation.axis
     if gone is None:
         gone = [i for i, n in enumerate(x.shape) if n == 1]
-    gone = {index % x.rank for index in (gone if isinstance(gone, (list, tuple)) else [gone])}
+    gone = {index % x.rank for index in as_list(gone)}
     graph.freeze(*(x.axes[i] for i in gone))
     return _reordered(x, [i for i in range(x.rank) if i not in gone])
 
