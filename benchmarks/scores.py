@@ -20,8 +20,8 @@ from typing import Any
 
 import keras
 import numpy as np
-from machine import describe_machine
-from runs import append, done_before
+from kit.machine import describe_machine
+from kit.results import append, done_before
 
 import keras_hoyer as kh
 
