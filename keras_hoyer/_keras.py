@@ -7,6 +7,7 @@ no more costs what needs it, with an error that says so, and never `import keras
 
 import contextlib
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -420,3 +421,71 @@ class _Policy(keras.dtype_policies.DTypePolicy):
 def dtype_policy(compute_dtype: str, variable_dtype: str) -> keras.dtype_policies.DTypePolicy:
     """A policy that computes in one dtype whatever the dtype of the variables, and casts them."""
     return _Policy(compute_dtype, variable_dtype)
+
+
+def operations(*names: str) -> list[type[keras.Operation]]:
+    """The classes of operations of `keras.ops`, those of the named ones that this Keras has."""
+    modules = ("numpy", "nn", "core", "math", "image", "linalg")
+    return [
+        found
+        for name in names
+        for found in [next(filter(None, (_class(f"ops.{m}", name) for m in modules)), None)]
+        if found is not None
+    ]
+
+
+def application_layers(application: str, *names: str) -> list[type[keras.Layer]]:
+    """The named layers that a module of `keras.applications` has for itself in this Keras."""
+    found = (_class(f"applications.{application}", name) for name in names)
+    return [cls for cls in found if cls is not None]
+
+
+def _class(module: str, name: str) -> type | None:
+    try:
+        return getattr(importlib.import_module(f"keras.src.{module}"), name, None)
+    except ImportError:
+        return None
+
+
+def projections(layer: Any) -> dict[str, keras.Layer]:
+    """The dense layers in an attention layer: query, key, value, output, perhaps gate."""
+    names = ("query", "key", "value", "output", "gate")
+    return {n: part for n in names if (part := getattr(layer, f"_{n}_dense", None)) is not None}
+
+
+@_needed("make a Lambda again")
+def lambda_arguments(layer: keras.layers.Lambda) -> dict[str, Any]:
+    """What a Lambda was made with, which its config does not bring back whole."""
+    return {
+        "function": layer.function,
+        "output_shape": layer._output_shape,
+        "mask": layer.mask,
+        "arguments": layer.arguments,
+    }
+
+
+def graph_of(model: keras.Model) -> Any:
+    """The functional graph of a Sequential or functional model; `None` for any other."""
+    functional = getattr(model, "_functional", None)
+    if functional is not None:
+        return functional
+    return model if hasattr(model, "_nodes_by_depth") else None
+
+
+@_needed("follow the graph of a model")
+def calls_in_order(function: Any) -> list[Any]:
+    """The calls of a functional graph, each after the calls that it depends on."""
+    depths = sorted(function._nodes_by_depth, reverse=True)
+    nodes = [node for depth in depths for node in function._nodes_by_depth[depth]]
+    return [node for node in nodes if node.operation and not node.is_input]
+
+
+def output_structure(model: keras.Model) -> Any:
+    """The symbolic outputs of a functional model as they were given: a list, a dict or one."""
+    return getattr(model, "_outputs_struct", None)
+
+
+@_needed("draw other random numbers")
+def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
+    """The random generators of a model and of all layers inside it."""
+    return [generator for layer in all_of(model) for generator in layer._seed_generators]

@@ -14,7 +14,6 @@ from keras_hoyer.graph.axes import Axis, Read
 from keras_hoyer.graph.copying import CannotCopy, Copier
 from keras_hoyer.graph.opened import Opened, open_sizes, reshape_of, same_calls
 from keras_hoyer.graph.opening import (
-    all_layers,
     as_function,
     call_on,
     has_graph,
@@ -52,7 +51,7 @@ class Builder:
     def __init__(self, graph: ChannelGraph, removed: np.ndarray) -> None:
         self.graph = graph
         self.removed = removed
-        self.classes = {type(layer).__name__: type(layer) for layer in all_layers(graph.model)}
+        self.classes = {type(layer).__name__: type(layer) for layer in _keras.all_of(graph.model)}
         self.copier = Copier(self._copied_model)
         self.steps: dict[int, tuple[list, list[tuple[Any, Any, tuple, dict, list]]]] = {}
         self.kept_shared: list[Any] = []
@@ -122,16 +121,16 @@ class Builder:
             stack = [self.made[id(layer)][1] for layer in model.layers]
             return keras.Sequential([*inputs, *stack], name=model.name)
         return keras.Model(
-            tree.pack_sequence_as(function._inputs_struct, inputs),
+            tree.pack_sequence_as(_keras.input_structure(function), inputs),
             tree.pack_sequence_as(
-                function._outputs_struct, [known[id(x)] for x in function.outputs]
+                _keras.output_structure(function), [known[id(x)] for x in function.outputs]
             ),
             name=model.name,
         )
 
     def input(self, reference: keras.KerasTensor) -> keras.KerasTensor:
         """An input with the channels that are left."""
-        config = reference._keras_history.operation.get_config()
+        config = _keras.producer_of(reference).get_config()
         known = self.graph.tensors.get(id(reference))
         if known is not None:
             config["batch_shape"] = tuple(

@@ -150,7 +150,7 @@ def _hidden(
     nodes: Sequence[Any],
     sample: int | None,
 ) -> str:
-    held = {id(inner) for inner in layer._flatten_layers()}
+    held = {id(inner) for inner in all_of(layer)}
     foreign = [
         node.operation.name
         for node in nodes

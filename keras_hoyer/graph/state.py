@@ -20,7 +20,7 @@ _LIBRARIES = ("keras", "tensorflow", "jax", "torch")  # their objects come from 
 
 def layer_pairs(old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Layer, keras.Layer]]:
     """The two layers and, where both are made alike, the layers inside them."""
-    ours, theirs = old._flatten_layers(), new._flatten_layers()
+    ours, theirs = _keras.all_of(old), _keras.all_of(new)
     if [type(layer) for layer in ours] != [type(layer) for layer in theirs]:
         return [(old, new)]
     return list(zip(ours, theirs, strict=True))

@@ -10,7 +10,7 @@ from keras_hoyer import _keras
 from keras_hoyer.graph.building import Builder
 from keras_hoyer.graph.compiled import carry_compile
 from keras_hoyer.graph.copying import without_own
-from keras_hoyer.graph.opening import all_layers, has_graph
+from keras_hoyer.graph.opening import has_graph
 from keras_hoyer.graph.state import carry_attribute, carry_state, layer_pairs, loose_variables
 from keras_hoyer.masks import KeepZeros, apply_masks
 from keras_hoyer.weights import find_weights
@@ -94,7 +94,9 @@ class Transfer:
             if isinstance(old, keras.Layer)
             for one, two in self._pairs(old, new)
         }
-        for layer in all_layers(model):  # from the outside to the inside, as each one passes it on
+        for layer in _keras.all_of(
+            model
+        ):  # from the outside to the inside, as each one passes it on
             twin = twins.get(id(layer))
             if twin is not None and twin.trainable != layer.trainable:
                 twin.trainable = layer.trainable
