@@ -1,3 +1,4 @@
+# Long, because all that depends on the insides of Keras is to stand in one file.
 """Every private name of Keras that this package needs, one small function each.
 
 Nothing else touches a private name, so that a new Keras breaks this file alone. A name that it has
@@ -271,13 +272,18 @@ def own_variables(layer: keras.Layer) -> list[keras.Variable]:
 @contextlib.contextmanager
 def forgetting_calls(layer: keras.Layer) -> Iterator[None]:
     """A scope whose symbolic calls leave no trace in a layer and its parts."""
-    known = [(part, len(part._inbound_nodes), len(part._outbound_nodes)) for part in all_of(layer)]
+    lists = _recorded_calls(layer)
+    known = [len(nodes) for nodes in lists]
     try:
         yield
     finally:
-        for part, inbound, outbound in known:
-            del part._inbound_nodes[inbound:]
-            del part._outbound_nodes[outbound:]
+        for nodes, count in zip(lists, known, strict=True):
+            del nodes[count:]
+
+
+@_needed("follow the graph of a model")
+def _recorded_calls(layer: keras.Layer) -> list[list[Any]]:
+    return [x for part in all_of(layer) for x in (part._inbound_nodes, part._outbound_nodes)]
 
 
 @_needed("tell learned weights from state")
@@ -292,6 +298,7 @@ def all_of(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
+@_needed("follow the graph of a model")
 def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
     """The calls that symbolic tensors come from, each after those that it depends on.
 
@@ -313,30 +320,47 @@ def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
 
 @contextlib.contextmanager
 def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Iterator[None]:
-    """A scope in which layers that Keras cannot record on symbolic tensors are gone through.
+    """A scope in which layers whose outputs Keras cannot foresee run their own code instead.
 
     Args:
-        layers: those to which it applies: what they call is recorded in place of the call.
+        layers: those to which it applies. Keras records their calls, and those inside them.
         gone: gets those that were gone through.
     """
+    known = {id(layer) for layer in layers}
+    # Looked up before any is replaced, since one class may inherit from another.
+    calls = {cls: cls.__call__ for cls in {type(layer) for layer in layers}}
+    own = {cls for cls in calls if "__call__" in vars(cls)}
 
-    def symbolic_call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return type(layer).symbolic_call(layer, *args, **kwargs)
-        except Exception:  # it gives None, or has a wrong `compute_output_spec`
-            outputs = layer.call(*args, **kwargs)
+    def through(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(layer, *args, **kwargs)
+            except Exception:  # it gives None, or has a wrong `compute_output_spec`
+                leaves = keras.tree.flatten((args, kwargs))
+                if id(layer) not in known or not any(map(_is_symbolic, leaves)):
+                    raise
             gone.append(layer)
-            return outputs
+            return layer.call(*args, **kwargs)
 
-    for layer in layers:
-        object.__setattr__(layer, "symbolic_call", functools.partial(symbolic_call, layer))
+        return call
+
+    for cls, original in calls.items():
+        cls.__call__ = through(original)
     try:
         yield
     finally:
-        for layer in layers:
-            object.__delattr__(layer, "symbolic_call")
+        for cls, original in calls.items():
+            if cls in own:
+                cls.__call__ = original
+            else:
+                del cls.__call__
 
 
+def _is_symbolic(x: Any) -> bool:
+    return isinstance(x, keras.KerasTensor)
+
+
+@_needed("change a part of a layer")
 def set_part(layer: keras.Layer, name: str, part: keras.Layer) -> None:
     """Sets an attribute to a layer, though the layer that gets it is built already."""
     locked = layer._tracker.locked
