@@ -472,6 +472,15 @@ def graph_of(model: keras.Model) -> Any:
     return model if hasattr(model, "_nodes_by_depth") else None
 
 
+@functools.cache
+def graph_attributes() -> frozenset[str]:
+    """The attributes in which Sequential and functional models keep their graphs."""
+    x = keras.Input((1,))
+    models = keras.Model(x, x), keras.Sequential([x, keras.layers.Identity()])
+    held = (name for m in models for name in (*vars(m), *vars(m).get("_modules", ())))
+    return frozenset(held)
+
+
 @_needed("follow the graph of a model")
 def calls_in_order(function: Any) -> list[Any]:
     """The calls of a functional graph, each after the calls that it depends on."""

@@ -455,6 +455,15 @@ def test_the_graph_of_a_model_and_its_calls():
     assert all(id(x) in known for x in model.outputs)
 
 
+def test_the_attributes_of_a_graph_are_those_that_a_plain_model_lacks():
+    names = _keras.graph_attributes()
+    assert {"_nodes", "_operations", "_inputs_struct", "_functional"} <= names
+    assert set(vars(functional())) <= names
+    model = functional()
+    model.mine = 1
+    assert "mine" not in names
+
+
 def test_outputs_are_known_as_they_were_given():
     x = keras.Input((3,))
     out = {"one": keras.layers.Dense(1)(x), "two": x}

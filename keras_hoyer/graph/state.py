@@ -66,7 +66,9 @@ def carry_state(
             setattr(two, name, value)
     for number, (one, two) in enumerate(layer_pairs(old, new)):
         ours, theirs = _keras.attributes_of(one), _keras.attributes_of(two)
-        for name, value in ours.items():
+        # A new model has a graph of its own.
+        graph = _keras.graph_attributes() if _keras.graph_of(two) is not None else ()
+        for name, value in ((n, v) for n, v in ours.items() if n not in graph):
             if unbuilt is None:
                 lost = not _same(value, theirs.get(name, _MISSING))
             elif number or name not in unbuilt:
