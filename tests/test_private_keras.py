@@ -384,8 +384,8 @@ def test_a_layer_whose_outputs_keras_cannot_foresee_is_gone_through():
     with _keras.going_through([mute], gone):
         y = mute(x)
     assert gone == [mute]
-    assert y.shape == (None, 2) and _keras.producer_of(y) is mute
-    assert len(_keras.nodes_into(mute.dense)) == 1
+    assert y.shape == (None, 2) and _keras.producer_of(y) is mute.dense
+    assert "__call__" not in vars(Mute)
     with pytest.raises(NotImplementedError):
         mute(x)
 
