@@ -20,12 +20,12 @@ from typing import Any
 
 import keras
 import numpy as np
-from machine import describe_machine
-from runs import append, done_before
+from kit.machine import describe_machine
+from kit.nets import KERNELS, MLP, lenet
+from kit.results import FOLDER, append, done_before
 
 import keras_hoyer as kh
 
-KERNELS = 266_200
 HOLDOUT = 5000
 LOOKED_AT = 5000  # samples that a score sees
 
@@ -74,7 +74,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--plan", choices=list(PLANS), default="short")
     parser.add_argument("--data", type=Path, help="default: what Keras downloads")
-    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results/scores.jsonl")
+    parser.add_argument("--out", type=Path, default=FOLDER / "scores.jsonl")
     options = parser.parse_args(arguments)
     data = load_data(options.data)
     trained: dict[tuple, list[np.ndarray]] = {}
@@ -116,7 +116,7 @@ def run(cut: Cut, data: tuple[np.ndarray, ...], trained: dict[tuple, Any]) -> di
     compile_with(model, 1e-3)
     before = accuracy(model, x_val, y_val)
     effective = kh.measures.effective_count_of([layer.kernel for layer in model.layers])
-    target = kh.criteria.TargetSparsity(1 - cut.keep / KERNELS)
+    target = kh.criteria.TargetSparsity(1 - cut.keep / KERNELS[MLP])
     report = kh.prune(model, target, score=score_of(cut.score, x, y))
     after = accuracy(model, x_val, y_val)
     train(model, x, y, fine)
@@ -128,18 +128,6 @@ def run(cut: Cut, data: tuple[np.ndarray, ...], trained: dict[tuple, Any]) -> di
         "validation": accuracy(model, x_val, y_val),
         "seconds": time.time() - start,
     }
-
-
-def lenet() -> keras.Model:
-    """784-300-100-10."""
-    return keras.Sequential(
-        [
-            keras.Input((784,)),
-            keras.layers.Dense(300, "relu"),
-            keras.layers.Dense(100, "relu"),
-            keras.layers.Dense(10),
-        ]
-    )
 
 
 def score_of(name: str, x: np.ndarray, y: np.ndarray) -> kh.scores.Score:

@@ -67,8 +67,7 @@ def _made_from_config(old: Any, updates: dict[str, Any], classes: dict[str, type
             config[name] = getattr(old, name)  # what a config holds of it may not be all
     if isinstance(old, keras.layers.Lambda):
         # Its config loses what the function refers to.
-        own = {"function": old.function, "output_shape": old._output_shape, "mask": old.mask}
-        return type(old)(**{**config, **own, "arguments": old.arguments})
+        return type(old)(**{**config, **_keras.lambda_arguments(old)})
     if any(isinstance(value, keras.Layer) for value in tree.flatten(updates)):
         return type(old)(**_without_own(config))
     # The layer is here already, so nothing untrusted is loaded.

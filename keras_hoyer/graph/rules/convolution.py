@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.ops import nn as nn_ops
 
+from keras_hoyer._keras import operations
 from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.rules.common import (
     as_tensor,
@@ -32,7 +32,7 @@ def _conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     out = graph.channels(layer, "filters", layer.filters)
     places = output_places(graph, index)
     if layer.groups == 1:
-        out = linear(graph, layer, layer._kernel, source, out, places, border=_padded(layer))
+        out = linear(graph, layer, layer.kernel, source, out, places, border=_padded(layer))
     else:
         out = _grouped(graph, layer, source, out, places)
     return image_tensor(layer, x, index, out, layer.filters)
@@ -51,11 +51,11 @@ def _grouped(
         fan_in = len(source) // layer.groups
         graph.merge(source, np.arange(len(source)) // fan_in)
         graph.join(source.take(slice(None, None, fan_in)), out.take(slice(None, None, width)))
-    window = (None,) * (len(layer._kernel.shape) - 1)
-    graph.weight(layer._kernel, (*window, out), uses=places)
+    window = (None,) * (len(layer.kernel.shape) - 1)
+    graph.weight(layer.kernel, (*window, out), uses=places)
     graph.weight(layer.bias, (out,))
     graph.resize(layer, lambda size: {"filters": size(out), "groups": max(size(out) // width, 1)})
-    values = graph.value(layer._kernel)
+    values = graph.value(layer.kernel)
     if values is not None:
         bias = graph.value(layer.bias)
         values = values.reshape(-1, *values.shape[-2:])
@@ -130,7 +130,7 @@ def _separable_conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     return image_tensor(layer, x, index, out, layer.filters)
 
 
-@rule(nn_ops.Conv)
+@rule(*operations("Conv"))
 def _conv_operation(graph: ChannelGraph, operation: Any, x: Tensor, kernel: Any) -> Any:
     kernel = as_tensor(kernel)
     index, source = image_channels(graph, operation, x)
@@ -140,7 +140,7 @@ def _conv_operation(graph: ChannelGraph, operation: Any, x: Tensor, kernel: Any)
     return image_tensor(operation, x, index, out, kernel.shape[-1])
 
 
-@rule(nn_ops.ConvTranspose)
+@rule(*operations("ConvTranspose"))
 def _conv_transpose_operation(
     graph: ChannelGraph, operation: Any, x: Tensor, kernel: Any, **kwargs: Any
 ) -> Any:
@@ -186,7 +186,7 @@ def _counted(
     graph.product(*places, *(n if axis is None else axis for n, axis in pairs))
 
 
-@rule(nn_ops.DepthwiseConv)
+@rule(*operations("DepthwiseConv"))
 def _depthwise_operation(graph: ChannelGraph, operation: Any, x: Tensor, kernel: Any) -> Tensor:
     kernel = as_tensor(kernel)
     index, source = image_channels(graph, operation, x)

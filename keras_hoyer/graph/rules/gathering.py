@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 from keras import ops
-from keras.src.ops import nn as nn_ops
-from keras.src.ops import numpy as numpy_ops
 
+from keras_hoyer._keras import operations
 from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     as_list,
     as_tensor,
-    existing,
     forgetting,
     image_channels,
     image_tensor,
@@ -21,7 +19,7 @@ from keras_hoyer.graph.rules.common import (
 from keras_hoyer.graph.walk import ChannelGraph
 
 
-@rule(numpy_ops.Roll)
+@rule(*operations("Roll"))
 def _roll(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
     shifts, axes = operation.shift, operation.axis
     if axes is None:  # it goes on from row to row
@@ -52,7 +50,7 @@ def _roll(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
     return Tensor(x.shape, rolled)
 
 
-@rule(numpy_ops.Take)
+@rule(*operations("Take"))
 def _take(graph: ChannelGraph, operation: Any, x: Tensor, indices: Any) -> Tensor:
     indices = as_tensor(indices)
     graph.freeze(*indices.axes)
@@ -67,7 +65,7 @@ def _take(graph: ChannelGraph, operation: Any, x: Tensor, indices: Any) -> Tenso
     )
 
 
-@rule(numpy_ops.TakeAlongAxis)
+@rule(*operations("TakeAlongAxis"))
 def _take_along_axis(graph: ChannelGraph, operation: Any, x: Tensor, indices: Any) -> Tensor:
     indices = as_tensor(indices)
     if operation.axis is None:
@@ -89,7 +87,7 @@ def _take_along_axis(graph: ChannelGraph, operation: Any, x: Tensor, indices: An
     return Tensor(shape, axes)
 
 
-@rule(*existing(nn_ops, "DepthToSpace"))
+@rule(*operations("DepthToSpace"))
 def _depth_to_space(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     index, axis = image_channels(graph, operation, x)
     width = x.shape[index] // operation.block_size**2
@@ -104,7 +102,7 @@ def _depth_to_space(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return image_tensor(operation, x, index, axis, width)
 
 
-@rule(*existing(nn_ops, "SpaceToDepth"))
+@rule(*operations("SpaceToDepth"))
 def _space_to_depth(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     index, axis = image_channels(graph, operation, x)
     numbers = _numbered(operation, x, index, operation.block_size).reshape(-1)

@@ -5,12 +5,8 @@ from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.ops import image as image_ops
-from keras.src.ops import linalg as linalg_ops
-from keras.src.ops import math as math_ops
-from keras.src.ops import nn as nn_ops
-from keras.src.ops import numpy as numpy_ops
 
+from keras_hoyer._keras import operations
 from keras_hoyer.graph.axes import Tensor
 from keras_hoyer.graph.rules.common import (
     as_list,
@@ -23,6 +19,8 @@ from keras_hoyer.graph.rules.common import (
     zeros_of,
 )
 from keras_hoyer.graph.walk import ChannelGraph
+
+_RESIZING = (layers.Resizing, *operations("Resize"))
 
 
 @rule(
@@ -51,8 +49,7 @@ from keras_hoyer.graph.walk import ChannelGraph
         "AdaptiveMaxPooling2D",
         "AdaptiveMaxPooling3D",
     ),
-    *existing(nn_ops, "MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool"),
-    image_ops.Resize,
+    *operations("MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool", "Resize"),
 )
 def _spatial(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Tensor:
     if not hasattr(layer, "data_format"):  # the one-dimensional ones that have no choice
@@ -61,7 +58,7 @@ def _spatial(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Tenso
     else:
         index, axis = image_channels(graph, layer, x)
     pads = "ZeroPadding" in type(layer).__name__ or getattr(layer, "padding", "valid") == "same"
-    if pads or isinstance(layer, (layers.Resizing, image_ops.Resize)):
+    if pads or isinstance(layer, _RESIZING):
         axis = only_zeros(axis)
     if axis is not None and getattr(layer, "fill_value", 0) != 0:
         axis = axis.forget()
@@ -85,21 +82,18 @@ def _global_pooling(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -
 
 
 @rule(
-    *existing(
-        numpy_ops,
+    *operations(
         *("Sum", "Mean", "Max", "Min", "Amax", "Amin", "Prod", "Var", "Std", "Any", "All"),
         *("Median", "Nansum", "Nanmean", "CountNonzero", "Average", "Argmax", "Argmin", "Ptp"),
-        *("Nanmax", "Nanmin", "Nanprod", "Nanstd", "Nanvar", "Nanmedian"),
-    ),
-    *existing(math_ops, "Logsumexp"),
-    *existing(linalg_ops, "Norm"),
+        *("Nanmax", "Nanmin", "Nanprod", "Nanstd", "Nanvar", "Nanmedian", "Logsumexp", "Norm"),
+    )
 )
 def _reduction(graph: ChannelGraph, operation: Any, x: Tensor, **kwargs: Any) -> Tensor:
     name, keepdims = type(operation).__name__, getattr(operation, "keepdims", False)
     return _without(graph, x, operation.axis, keepdims, name)
 
 
-@rule(nn_ops.Moments)
+@rule(*operations("Moments"))
 def _moments(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
     return [_without(graph, x, operation.axes, operation.keepdims, "Moments")] * 2
 
@@ -138,22 +132,20 @@ def _reduced(name: str, constants: np.ndarray, count: float) -> np.ndarray:
     return np.where(constants == 0, 0, np.nan)
 
 
-@rule(
-    *existing(numpy_ops, "Cumsum", "Cumprod", "Nancumsum", "Nancumprod", "Sort", "Argsort", "Diff")
-)
+@rule(*operations("Cumsum", "Cumprod", "Nancumsum", "Nancumprod", "Sort", "Argsort", "Diff"))
 def _along_one_axis(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     shape = graph.output_sizes[0]
     if operation.axis is None:  # it goes on from row to row
         graph.freeze(*x.axes)
         return Tensor(shape)
-    ways = {numpy_ops.Sort: lambda x: x, numpy_ops.Argsort: forgetting}
-    axes = [*ways.get(type(operation), zeros_of)(x).axes]
+    ways = {"Sort": lambda x: x, "Argsort": forgetting}
+    axes = [*ways.get(type(operation).__name__, zeros_of)(x).axes]
     graph.freeze(axes[operation.axis])
     axes[operation.axis] = None
     return Tensor(shape, axes)
 
 
-@rule(math_ops.TopK)
+@rule(*operations("TopK"))
 def _top_k(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
     graph.freeze(x.axes[-1])
     shape = (*x.shape[:-1], operation.k)
