@@ -323,7 +323,7 @@ def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Ite
     """A scope in which layers whose outputs Keras cannot foresee run their own code instead.
 
     Args:
-        layers: those to which it applies. Keras records their calls, and those inside them.
+        layers: those to which it applies: what they call is recorded in place of the call.
         gone: gets those that were gone through.
     """
     known = {id(layer) for layer in layers}
