@@ -87,11 +87,9 @@ def _all_batches(model: keras.Model, data: Any, size: int) -> Iterator[Batch]:
     if callable(data) and not isinstance(data, (Iterable, keras.utils.PyDataset)):
         data = data()
     if isinstance(data, (tuple, list, dict)) or _is_array(data):
-        inputs = getattr(model, "inputs", None) or [None]
-        fixed = inputs[0] is not None and inputs[0].shape and inputs[0].shape[0]
-        yield from _slices(
-            _unpack(data, len(inputs), isinstance(data, tuple)), fixed or size, fixed
-        )
+        inputs = getattr(model, "inputs", None) or []
+        fixed = inputs[0].shape[0] if inputs and inputs[0].shape else None
+        yield from _slices(_unpack(data, len(inputs), isinstance(data, tuple)), size, fixed)
         return
     if isinstance(data, keras.utils.PyDataset):
         count = data.num_batches
@@ -106,20 +104,32 @@ def _all_batches(model: keras.Model, data: Any, size: int) -> Iterator[Batch]:
 def _unpack(data: Any, inputs: int, is_tuple: bool) -> Batch:
     """Inputs, labels and weights.
 
-    A tuple holds them, unless it has an array for each of a model's several inputs.
+    Args:
+        data: A tuple of them, or inputs alone.
+        inputs: Number of the model's inputs, 0 if it is not known.
+        is_tuple: Whether `data` is such a tuple, unless it has an array for each of several inputs.
     """
-    several = inputs > 1 and len(data) == inputs and all(map(_is_array, data)) if is_tuple else True
-    parts = (data,) if several else tuple(data)
-    if inputs == 1 and isinstance(parts[0], list) and len(parts[0]) == 1 and _is_array(parts[0][0]):
-        parts = (parts[0][0], *parts[1:])
+    if is_tuple and not (inputs > 1 and len(data) == inputs and all(map(_is_array, data))):
+        parts = tuple(data)
+    else:
+        parts = (data,)
     if not 1 <= len(parts) <= 3:
         raise ValueError(
             f"Invalid value for argument `data`. {_HINT} Received: a tuple of {len(parts)}"
         )
+    x = parts[0]
+    if inputs == 1 and isinstance(x, list) and all(map(_is_array, x)):
+        if len(x) > 1:
+            raise ValueError(
+                f"Invalid value for argument `data`. {_HINT} A pair of samples and labels is a "
+                f"tuple. Received: a list of {len(x)} arrays for one input"
+            )
+        parts = (x[0], *parts[1:])
     return Batch(*(None if part is None else _to_numpy(part) for part in parts))
 
 
-def _slices(batch: Batch, size: int, fixed: bool) -> Iterator[Batch]:
+def _slices(batch: Batch, size: int, fixed: int | None) -> Iterator[Batch]:
+    """Batches of `size` samples; all of `fixed` where a model takes no others."""
     lengths = {len(array) for array in tree.flatten(tuple(p for p in batch if p is not None))}
     if len(lengths) != 1:
         raise ValueError(
@@ -127,6 +137,12 @@ def _slices(batch: Batch, size: int, fixed: bool) -> Iterator[Batch]:
             f"arrays of {sorted(lengths)} samples"
         )
     (length,) = lengths
+    size = fixed or size
+    if length < (fixed or 1):
+        raise ValueError(
+            f"Invalid value for argument `data`. Expected {fixed or 1} samples or more, which is "
+            f"what the model takes at a time. Received: {length} samples"
+        )
     for start in range(0, length - (size - 1 if fixed else 0), size):
         yield Batch(*(_slice(part, start, start + size) for part in batch))
 

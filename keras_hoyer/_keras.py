@@ -1,3 +1,4 @@
+# Long, because all that depends on the insides of Keras is to stand in one file.
 """Every private name of Keras that this package needs, one small function each.
 
 Nothing else touches a private name, so that a new Keras breaks this file alone. A name that it has
@@ -6,6 +7,7 @@ no more costs what needs it, with an error that says so, and never `import keras
 
 import contextlib
 import functools
+import importlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
@@ -270,13 +272,18 @@ def own_variables(layer: keras.Layer) -> list[keras.Variable]:
 @contextlib.contextmanager
 def forgetting_calls(layer: keras.Layer) -> Iterator[None]:
     """A scope whose symbolic calls leave no trace in a layer and its parts."""
-    known = [(part, len(part._inbound_nodes), len(part._outbound_nodes)) for part in all_of(layer)]
+    lists = _recorded_calls(layer)
+    known = [len(nodes) for nodes in lists]
     try:
         yield
     finally:
-        for part, inbound, outbound in known:
-            del part._inbound_nodes[inbound:]
-            del part._outbound_nodes[outbound:]
+        for nodes, count in zip(lists, known, strict=True):
+            del nodes[count:]
+
+
+@_needed("follow the graph of a model")
+def _recorded_calls(layer: keras.Layer) -> list[list[Any]]:
+    return [x for part in all_of(layer) for x in (part._inbound_nodes, part._outbound_nodes)]
 
 
 @_needed("tell learned weights from state")
@@ -291,6 +298,7 @@ def all_of(layer: keras.Layer) -> list[keras.Layer]:
     return list(layer._flatten_layers(include_self=True, recursive=True))
 
 
+@_needed("follow the graph of a model")
 def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
     """The calls that symbolic tensors come from, each after those that it depends on.
 
@@ -312,30 +320,47 @@ def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
 
 @contextlib.contextmanager
 def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Iterator[None]:
-    """A scope in which layers that Keras cannot record on symbolic tensors are gone through.
+    """A scope in which layers whose outputs Keras cannot foresee run their own code instead.
 
     Args:
         layers: those to which it applies: what they call is recorded in place of the call.
         gone: gets those that were gone through.
     """
+    known = {id(layer) for layer in layers}
+    # Looked up before any is replaced, since one class may inherit from another.
+    calls = {cls: cls.__call__ for cls in {type(layer) for layer in layers}}
+    own = {cls for cls in calls if "__call__" in vars(cls)}
 
-    def symbolic_call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
-        try:
-            return type(layer).symbolic_call(layer, *args, **kwargs)
-        except Exception:  # it gives None, or has a wrong `compute_output_spec`
-            outputs = layer.call(*args, **kwargs)
+    def through(original: Callable[..., Any]) -> Callable[..., Any]:
+        def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+            try:
+                return original(layer, *args, **kwargs)
+            except Exception:  # it gives None, or has a wrong `compute_output_spec`
+                leaves = keras.tree.flatten((args, kwargs))
+                if id(layer) not in known or not any(map(_is_symbolic, leaves)):
+                    raise
             gone.append(layer)
-            return outputs
+            return layer.call(*args, **kwargs)
 
-    for layer in layers:
-        object.__setattr__(layer, "symbolic_call", functools.partial(symbolic_call, layer))
+        return call
+
+    for cls, original in calls.items():
+        cls.__call__ = through(original)
     try:
         yield
     finally:
-        for layer in layers:
-            object.__delattr__(layer, "symbolic_call")
+        for cls, original in calls.items():
+            if cls in own:
+                cls.__call__ = original
+            else:
+                del cls.__call__
 
 
+def _is_symbolic(x: Any) -> bool:
+    return isinstance(x, keras.KerasTensor)
+
+
+@_needed("change a part of a layer")
 def set_part(layer: keras.Layer, name: str, part: keras.Layer) -> None:
     """Sets an attribute to a layer, though the layer that gets it is built already."""
     locked = layer._tracker.locked
@@ -396,3 +421,80 @@ class _Policy(keras.dtype_policies.DTypePolicy):
 def dtype_policy(compute_dtype: str, variable_dtype: str) -> keras.dtype_policies.DTypePolicy:
     """A policy that computes in one dtype whatever the dtype of the variables, and casts them."""
     return _Policy(compute_dtype, variable_dtype)
+
+
+def operations(*names: str) -> list[type[keras.Operation]]:
+    """The classes of operations of `keras.ops`, those of the named ones that this Keras has."""
+    modules = ("numpy", "nn", "core", "math", "image", "linalg")
+    return [
+        found
+        for name in names
+        for found in [next(filter(None, (_class(f"ops.{m}", name) for m in modules)), None)]
+        if found is not None
+    ]
+
+
+def application_layers(application: str, *names: str) -> list[type[keras.Layer]]:
+    """The named layers that a module of `keras.applications` has for itself in this Keras."""
+    found = (_class(f"applications.{application}", name) for name in names)
+    return [cls for cls in found if cls is not None]
+
+
+def _class(module: str, name: str) -> type | None:
+    try:
+        return getattr(importlib.import_module(f"keras.src.{module}"), name, None)
+    except ImportError:
+        return None
+
+
+def projections(layer: Any) -> dict[str, keras.Layer]:
+    """The dense layers in an attention layer: query, key, value, output, perhaps gate."""
+    names = ("query", "key", "value", "output", "gate")
+    return {n: part for n in names if (part := getattr(layer, f"_{n}_dense", None)) is not None}
+
+
+@_needed("make a Lambda again")
+def lambda_arguments(layer: keras.layers.Lambda) -> dict[str, Any]:
+    """What a Lambda was made with, which its config does not bring back whole."""
+    return {
+        "function": layer.function,
+        "output_shape": layer._output_shape,
+        "mask": layer.mask,
+        "arguments": layer.arguments,
+    }
+
+
+def graph_of(model: keras.Model) -> Any:
+    """The functional graph of a Sequential or functional model; `None` for any other."""
+    functional = getattr(model, "_functional", None)
+    if functional is not None:
+        return functional
+    return model if hasattr(model, "_nodes_by_depth") else None
+
+
+@functools.cache
+def graph_attributes() -> frozenset[str]:
+    """The attributes in which Sequential and functional models keep their graphs."""
+    x = keras.Input((1,))
+    models = keras.Model(x, x), keras.Sequential([x, keras.layers.Identity()])
+    held = (name for m in models for name in (*vars(m), *vars(m).get("_modules", ())))
+    return frozenset(held)
+
+
+@_needed("follow the graph of a model")
+def calls_in_order(function: Any) -> list[Any]:
+    """The calls of a functional graph, each after the calls that it depends on."""
+    depths = sorted(function._nodes_by_depth, reverse=True)
+    nodes = [node for depth in depths for node in function._nodes_by_depth[depth]]
+    return [node for node in nodes if node.operation and not node.is_input]
+
+
+def output_structure(model: keras.Model) -> Any:
+    """The symbolic outputs of a functional model as they were given: a list, a dict or one."""
+    return getattr(model, "_outputs_struct", None)
+
+
+@_needed("draw other random numbers")
+def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
+    """The random generators of a model and of all layers inside it."""
+    return [generator for layer in all_of(model) for generator in layer._seed_generators]

@@ -133,7 +133,7 @@ def test_target_refuses_what_is_no_share(sparsity):
 
 
 def test_target_refuses_an_unknown_scope():
-    with pytest.raises(ValueError, match=r'"global" or "layer". Received: scope=\'block\''):
+    with pytest.raises(ValueError, match=r"'global', 'layer'. Received: scope='block'"):
         TargetSparsity(0.5, scope="block")
 
 

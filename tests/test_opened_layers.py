@@ -392,3 +392,79 @@ def test_a_size_that_a_config_cannot_say_stays_and_is_named():
     assert small.get_layer("free").units == 5
     for length in (5, 9):
         assert difference(model, small, sample(model, 2, length)) < 1e-5
+
+
+def test_a_line_for_each_layer_says_which_way_it_went(capsys):
+    model = randomize(resnet(lambda x, n: Residual(n, name=f"block_{n}")(x)))
+    cut(model)
+    small = kh.shrink(model, verbose=1)
+    lines = capsys.readouterr().out.splitlines()
+    blocks = [line for line in lines if line.startswith("block_")]
+    assert len(blocks) == 2
+    assert "the same class, hidden: 10 to 6" in blocks[0]
+    assert f"{small.get_layer('block_10').count_params():,}" in blocks[0]
+    assert f"{small.count_params():,}" in lines[-1]
+    assert max(map(len, lines)) <= 100
+
+
+def test_parts_of_one_name_in_several_layers_are_named_apart():
+    @register
+    class Named(layers.Layer):
+        def __init__(self, units, **kwargs):
+            super().__init__(**kwargs)
+            self.units = units
+
+        def build(self, shape):
+            self.inner = [Inner(2 * self.units), Inner(3 * self.units)]
+
+        def call(self, x):
+            return self.inner[1](self.inner[0](x)[0])[0]
+
+    class Inner(layers.Layer):
+        def __init__(self, units):
+            super().__init__()
+            self.dense = layers.Dense(units, "relu", name="same")
+
+        def call(self, x):
+            return self.dense(x), None
+
+    x = inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(Named(5, name="named")(x)))
+    randomize(model)
+    cut(model)
+    small = kh.shrink(model)
+    assert [layer.units for layer in small.get_layer("named").layers[1:]] == [6, 9]
+    assert difference(model, small, sample(model)) < 1e-5
+
+
+@register
+class HandMade(layers.Layer):
+    """Attention by hand, as many write it: reshapes to the batch and the length as they come."""
+
+    def __init__(self, width, heads, **kwargs):
+        super().__init__(**kwargs)
+        self.width, self.heads = width, heads
+        self.parts = [layers.Dense(width) for _ in range(3)]
+        self.out = layers.Dense(width)
+
+    def call(self, x):
+        batch, length = ops.shape(x)[0], ops.shape(x)[1]
+        split = (batch, length, self.heads, self.width // self.heads)
+        q, k, v = (ops.transpose(ops.reshape(p(x), split), (0, 2, 1, 3)) for p in self.parts)
+        weights = ops.softmax(ops.matmul(q, ops.transpose(k, (0, 1, 3, 2))) * 0.5)
+        mixed = ops.transpose(ops.matmul(weights, v), (0, 2, 1, 3))
+        return self.out(ops.reshape(mixed, (batch, length, self.width)))
+
+
+def test_reshapes_to_an_open_batch_and_length_stay_open(tmp_path):
+    x = inputs = keras.Input((None, 6))
+    x = HandMade(8, 2, name="hand_made")(x)
+    model = randomize(keras.Model(inputs, layers.Dense(3)(layers.Dense(10)(x))))
+    cut(model)
+    small = kh.shrink(model)
+    assert small.count_params() < 0.7 * model.count_params()
+    for count, length in ((3, 7), (1, 1), (2, 12)):
+        assert difference(model, small, sample(model, count, length)) < 1e-5
+    small.save(tmp_path / "small.keras")
+    again = keras.models.load_model(tmp_path / "small.keras")
+    assert difference(small, again, sample(model, 4, 5)) == 0

@@ -287,9 +287,11 @@ def test_masks_inside_wrappers_hold_and_reach_the_smaller_model():
 
 
 @pytest.mark.parametrize("name", ["steps of a model", "stacked cells", "a normalized dense layer"])
-def test_what_is_wrapped_and_loses_nothing_is_copied(name):
+def test_what_is_wrapped_and_loses_nothing_is_copied(name, tmp_path):
     model = randomize(NETS[name]())
     small = kh.shrink(model)
     assert largest_difference(model, small) == 0
+    small.save(tmp_path / "small.keras")
+    assert largest_difference(small, keras.models.load_model(tmp_path / "small.keras")) == 0
     held = {id(variable) for variable in model.weights}
     assert not any(id(variable) in held for variable in small.weights)

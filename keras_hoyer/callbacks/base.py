@@ -16,7 +16,7 @@ from keras_hoyer.weights import Weight, find_kernels, find_weights
 Logs = dict[str, Any] | None
 
 
-class CuttingCallback(keras.callbacks.Callback):  # type: ignore[misc]
+class CuttingCallback(keras.callbacks.Callback):
     """Base class of the callbacks that cut.
 
     In `fit` it moves itself before the user's other callbacks, so that those find the cut weights
@@ -111,7 +111,7 @@ class CuttingCallback(keras.callbacks.Callback):  # type: ignore[misc]
         return True
 
 
-class _Witness(keras.callbacks.Callback):  # type: ignore[misc]
+class _Witness(keras.callbacks.Callback):
     """The last of the callbacks: knows what the others made of the epochs.
 
     Args:

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 import numpy as np
 
 from keras_hoyer._values import Value
 from keras_hoyer.patterns import Pattern
-
-Scope = Literal["global", "layer"]
 
 
 class FlopsLeft(Protocol):
@@ -116,13 +114,4 @@ def check_criterion(criterion: Any) -> None:
             "Invalid value for argument `criterion`. Expected a criterion of "
             "`keras_hoyer.criteria`, such as `TargetSparsity(0.9)`. "
             f"Received: criterion={criterion!r}"
-        )
-
-
-def check_scope(scope: Any) -> None:
-    """Raises a `ValueError` if `scope` is neither "global" nor "layer"."""
-    if scope not in ("global", "layer"):
-        raise ValueError(
-            'Invalid value for argument `scope`. Expected "global" or "layer". '
-            f"Received: scope={scope!r}"
         )

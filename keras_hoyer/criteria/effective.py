@@ -2,13 +2,15 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from keras_hoyer import measures
-from keras_hoyer._checks import check_number
+from keras_hoyer._checks import check_choice, check_number
+from keras_hoyer._literals import Scope
 from keras_hoyer._values import serializable
-from keras_hoyer.criteria.base import Criterion, FlopsLeft, Scope, UnitScores, check_scope
+from keras_hoyer.criteria.base import Criterion, FlopsLeft, UnitScores
 from keras_hoyer.criteria.ranking import keep_largest
 
 
@@ -44,7 +46,7 @@ class EffectiveNumber(Criterion):
 
     def __post_init__(self) -> None:
         check_number("ratio", self.ratio, "a positive number", lambda value: value > 0)
-        check_scope(self.scope)
+        check_choice("scope", self.scope, get_args(Scope))
 
     def count(self, units: Sequence[UnitScores]) -> int:
         """How many of these units, ranked together, stay beside those that must."""

@@ -3,12 +3,14 @@
 import bisect
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
-from keras_hoyer._checks import check_number
+from keras_hoyer._checks import check_choice, check_number
+from keras_hoyer._literals import Scope
 from keras_hoyer._values import serializable
-from keras_hoyer.criteria.base import Criterion, FlopsLeft, Scope, UnitScores, check_scope
+from keras_hoyer.criteria.base import Criterion, FlopsLeft, UnitScores
 from keras_hoyer.criteria.ranking import places
 
 
@@ -48,7 +50,7 @@ class TargetFlops(Criterion):
     counts_flops = True
 
     def __post_init__(self) -> None:
-        check_scope(self.scope)
+        check_choice("scope", self.scope, get_args(Scope))
         check_number(
             "fraction", self.fraction, "a number between 0 and 1", lambda value: 0 < value < 1
         )

@@ -2,12 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
-from keras_hoyer._checks import check_number
+from keras_hoyer._checks import check_choice, check_number
+from keras_hoyer._literals import Scope
 from keras_hoyer._values import serializable
-from keras_hoyer.criteria.base import Criterion, FlopsLeft, Scope, UnitScores, check_scope
+from keras_hoyer.criteria.base import Criterion, FlopsLeft, UnitScores
 from keras_hoyer.criteria.ranking import keep_largest
 from keras_hoyer.patterns import Pattern
 
@@ -40,7 +42,7 @@ class TargetSparsity(Criterion):
 
     def __post_init__(self) -> None:
         check_number("sparsity", self.sparsity, "a number in [0, 1)", lambda value: 0 <= value < 1)
-        check_scope(self.scope)
+        check_choice("scope", self.scope, get_args(Scope))
 
     def check(self, pattern: Pattern) -> None:
         """Refuses a pattern, such as N:M, that leaves more weights than the target."""

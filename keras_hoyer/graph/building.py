@@ -1,21 +1,19 @@
 """The new model: layers with the widths that are left, called in the same order."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import tree
 
 from keras_hoyer import _keras
 from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Read
-from keras_hoyer.graph.compiled import carry_compile
-from keras_hoyer.graph.copying import CannotCopy, Copier, without_own
-from keras_hoyer.graph.opened import Opened, same_calls
+from keras_hoyer.graph.copying import CannotCopy, Copier
+from keras_hoyer.graph.opened import Opened, open_sizes, reshape_of, same_calls
 from keras_hoyer.graph.opening import (
-    all_layers,
     as_function,
     call_on,
     has_graph,
@@ -25,15 +23,9 @@ from keras_hoyer.graph.planning import Planner
 from keras_hoyer.graph.remaking import made_from_config
 from keras_hoyer.graph.state import (
     carry_assets,
-    carry_attribute,
-    carry_state,
-    layer_pairs,
-    loose_variables,
 )
 from keras_hoyer.graph.undrawn import without_drawing
 from keras_hoyer.graph.walk import ChannelGraph
-from keras_hoyer.masks import KeepZeros, apply_masks
-from keras_hoyer.weights import find_weights
 
 
 class ShrinkError(ValueError):
@@ -59,7 +51,7 @@ class Builder:
     def __init__(self, graph: ChannelGraph, removed: np.ndarray) -> None:
         self.graph = graph
         self.removed = removed
-        self.classes = {type(layer).__name__: type(layer) for layer in all_layers(graph.model)}
+        self.classes = {type(layer).__name__: type(layer) for layer in _keras.all_of(graph.model)}
         self.copier = Copier(self._copied_model)
         self.steps: dict[int, tuple[list, list[tuple[Any, Any, tuple, dict, list]]]] = {}
         self.kept_shared: list[Any] = []
@@ -89,18 +81,12 @@ class Builder:
         return int(self.kept(axis).sum())
 
     def build(self, model: keras.Model) -> keras.Model:
-        """The whole model with its weights, state and compile settings."""
+        """The whole model, without its weights."""
         if self.plan.whole is not None:
             new = self._of_its_class(model, self.plan.whole)
         else:
             new = self.model(model, self.graph.function)
         self.made[id(model)] = (model, new)
-        copies = self.transfer()
-        for key, (unbuilt, before) in self.from_config.items():
-            carry_state(*self.made[key], self.copier, unbuilt, before)
-        self.carry_masks(model, new, copies)
-        self.carry_settings(model, copies)
-        carry_compile(model, new)
         return new
 
     def _of_its_class(self, model: keras.Model, updates: dict[str, Any]) -> keras.Model:
@@ -129,21 +115,22 @@ class Builder:
             known.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
             steps.append((node, new, args, kwargs, outputs))
         if isinstance(function, Opened):
+            _name_apart([new for _, new, *_ in steps])
             return keras.Model(inputs, [known[id(x)] for x in function.outputs], name=model.name)
         if isinstance(model, keras.Sequential):
             stack = [self.made[id(layer)][1] for layer in model.layers]
             return keras.Sequential([*inputs, *stack], name=model.name)
         return keras.Model(
-            tree.pack_sequence_as(function._inputs_struct, inputs),
+            tree.pack_sequence_as(_keras.input_structure(function), inputs),
             tree.pack_sequence_as(
-                function._outputs_struct, [known[id(x)] for x in function.outputs]
+                _keras.output_structure(function), [known[id(x)] for x in function.outputs]
             ),
             name=model.name,
         )
 
     def input(self, reference: keras.KerasTensor) -> keras.KerasTensor:
         """An input with the channels that are left."""
-        config = reference._keras_history.operation.get_config()
+        config = _keras.producer_of(reference).get_config()
         known = self.graph.tensors.get(id(reference))
         if known is not None:
             config["batch_shape"] = tuple(
@@ -167,7 +154,10 @@ class Builder:
             new = self.made[id(old)][1]
             return new, args, kwargs, new(*args, **kwargs)
         reasons = []
-        for way in self._ways(old):
+        ways = self._ways(old)
+        if open_sizes(node) and reshape_of(node):
+            ways = iter([self._reshape_layer])
+        for way in ways:
             self.from_config.pop(id(old), None)
             try:
                 new = way(old)
@@ -258,6 +248,12 @@ class Builder:
             self.from_config[id(old)] = (unbuilt, dict(_keras.attributes_of(new)))
         return new
 
+    def _reshape_layer(self, old: Any) -> keras.layers.Reshape:
+        """The layer in place of an operation that was given the size of an open batch."""
+        updates = self.graph.updates(old, self.size)
+        shape = updates.get("newshape", old.newshape)
+        return keras.layers.Reshape([-1 if n is None else n for n in shape[1:]], name=old.name)
+
     def _from_config(self, old: Any, updates: dict[str, Any]) -> Any:
         return made_from_config(old, updates, self.classes)
 
@@ -280,6 +276,14 @@ class Builder:
         new = self.copier.layer(old)
         new.built = bool(new.weights)  # so that it learns its input's shape
         return new
+
+    def cut(self, variable: Any, values: np.ndarray) -> np.ndarray:
+        """What is left of an array that has the axes of a variable."""
+        weight = self.graph.weights.get(id(variable))
+        for index, axis in enumerate(weight.axes if weight else ()):
+            if axis is not None:
+                values = values.compress(self.kept(axis), axis=index)
+        return values
 
     def _copied_model(self, model: keras.Model) -> keras.Model:
         """A nested model that a copied layer holds."""
@@ -325,7 +329,7 @@ class Builder:
         inlined = _is_graph(old) or id(old) in self.in_place
         if not isinstance(old, keras.Layer) or inlined or old is new:
             return
-        ours, theirs = self._own_weights(old, old), self._own_weights(old, new)
+        ours, theirs = self.own_weights(old, old), self.own_weights(old, new)
         expected = [self.cut(v, np.empty(v.shape, bool)).shape for v in ours]
         found = [tuple(variable.shape) for variable in theirs]
         if id(old) in self.shifts and self.shifts[id(old)][0].bias is None:
@@ -335,104 +339,11 @@ class Builder:
         for part in tree.flatten(self.parts.get(id(old), {})):
             self._check_weights(part, self.made[id(part)][1])
 
-    def _own_weights(self, old: keras.Layer, layer: keras.Layer) -> list[keras.Variable]:
+    def own_weights(self, old: keras.Layer, layer: keras.Layer) -> list[keras.Variable]:
         """The weights of a layer, or of the one that is made of it, without those of its parts."""
         parts = [getattr(layer, name) for name in self.parts.get(id(old), {})]
         inner = {id(variable) for part in tree.flatten(parts) for variable in part.weights}
         return [variable for variable in layer.weights if id(variable) not in inner]
-
-    def _pairs(self, old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Layer, keras.Layer]]:
-        """The two layers and the layers inside them, without parts that are made by themselves."""
-        return [(old, new)] if id(old) in self.parts else layer_pairs(old, new)
-
-    def transfer(self) -> dict[int, tuple[Any, Any]]:
-        """Copies what is left of each weight, and puts the constants into the biases.
-
-        Returns:
-            The old and the new variables by the ids of the old ones.
-        """
-        copies = {}
-        for old, new in self.made.values():
-            whole = self.plan.whole is not None
-            inlined = not whole and (_is_graph(old) or id(old) in self.in_place)
-            if isinstance(old, keras.Layer) and not inlined and old is not new:
-                weights = self._own_weights(old, old), self._own_weights(old, new)
-                pairs = list(zip(*weights, strict=False))
-                for one, two in self._pairs(old, new):
-                    self.copier.know(one, two)
-                    pairs += loose_variables(one, two)
-                for source, target in pairs:
-                    self.copier.know(source, target)
-                    copies[id(source)] = (source, target)
-                    target.assign(self.values(source))
-        for read, shift in self.shifts.values():
-            added = shift
-            for index, axis in enumerate(read.outputs):
-                if axis is not None:
-                    added = added.compress(self.kept(axis), axis=index)
-            if read.bias is None:
-                bias, value = self.made[id(read.layer)][1].bias, 0
-            else:
-                bias = copies[id(read.bias)][1]
-                value = self.cut(read.bias, _float64(read.bias))
-            # Constants take the way of the weights, which a smaller width may scale.
-            bias.assign((value + added) * self.graph.factor(read.bias, self.size))
-        return copies
-
-    def carry_masks(
-        self, model: keras.Model, new: keras.Model, copies: dict[int, tuple[Any, Any]]
-    ) -> None:
-        """Holds the zeros that are left in the weights."""
-        targets = {id(weight.variable): weight for weight in find_weights(new)}
-        masks = {}
-        for weight in find_weights(model):
-            constraint = weight.get("constraint")
-            if isinstance(constraint, KeepZeros) and id(weight.variable) in copies:
-                mask = constraint.get_mask(weight.name, weight.variable.shape)
-                mask = None if mask is None else self.cut(weight.variable, mask)
-                if mask is not None and not mask.all():
-                    masks[targets[id(copies[id(weight.variable)][1])]] = mask
-        apply_masks(new, masks)
-
-    def carry_settings(self, model: keras.Model, copies: dict[int, tuple[Any, Any]]) -> None:
-        """What is set on layers and variables alone: `trainable`, penalties and constraints."""
-        twins = {
-            id(one): two
-            for old, new in self.made.values()
-            if isinstance(old, keras.Layer)
-            for one, two in self._pairs(old, new)
-        }
-        for layer in all_layers(model):  # from the outside to the inside, as each one passes it on
-            twin = twins.get(id(layer))
-            if twin is not None and twin.trainable != layer.trainable:
-                twin.trainable = layer.trainable
-        for old, new in copies.values():
-            if new.trainable != old.trainable:
-                new.trainable = old.trainable
-            for kind in ("regularizer", "constraint"):
-                setting = without_own(getattr(old, kind))
-                if setting is not None and getattr(new, kind) is None:
-                    setattr(new, kind, setting)
-        for old, new in self.made.values():
-            if _is_graph(old) and type(old) is type(new):
-                known = _keras.attributes_of(new)
-                for name, value in _keras.attributes_of(old).items():
-                    if not name.startswith("_") and name not in known:
-                        carry_attribute(new, name, value, self.copier)
-
-    def cut(self, variable: Any, values: np.ndarray) -> np.ndarray:
-        """What is left of an array that has the axes of a variable."""
-        weight = self.graph.weights.get(id(variable))
-        for index, axis in enumerate(weight.axes if weight else ()):
-            if axis is not None:
-                values = values.compress(self.kept(axis), axis=index)
-        return values
-
-    def values(self, variable: Any) -> np.ndarray:
-        """What is left of a weight."""
-        values = self.cut(variable, ops.convert_to_numpy(variable))
-        factor = self.graph.factor(variable, self.size)
-        return values if factor == 1 else (values * factor).astype(values.dtype)
 
 
 def _advice() -> str:
@@ -448,13 +359,19 @@ def _advice() -> str:
     )
 
 
+def _name_apart(operations: Sequence[Any]) -> None:
+    """Gives those of the same name others, as a model wants: those of several layers may share."""
+    named: dict[str, Any] = {}
+    for operation in operations:
+        name, number = operation.name, 0
+        while named.setdefault(operation.name, operation) is not operation:
+            number += 1
+            operation.name = f"{name}_{number}"
+
+
 def _is_graph(operation: Any) -> bool:
     return isinstance(operation, keras.Model) and has_graph(operation)
 
 
 def _is_symbolic(x: Any) -> bool:
     return isinstance(x, keras.KerasTensor)
-
-
-def _float64(variable: Any) -> np.ndarray:
-    return ops.convert_to_numpy(variable).astype("float64")

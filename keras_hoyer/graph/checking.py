@@ -10,6 +10,7 @@ from keras import ops, tree
 
 from keras_hoyer._checks import warn
 from keras_hoyer._inputs import random_arrays
+from keras_hoyer._keras import input_structure, seed_generators
 from keras_hoyer._precision import computing_in
 from keras_hoyer.graph.building import Builder, ShrinkError
 from keras_hoyer.graph.opening import (
@@ -113,7 +114,7 @@ def _inputs(model: keras.Model, function: Any, sample: Any) -> tuple[Arrays | No
 
 def _sampled(function: Any, sample: Any) -> Arrays:
     """The sample as one array for each input."""
-    if isinstance(sample, dict) and not isinstance(function._inputs_struct, dict):
+    if isinstance(sample, dict) and not isinstance(input_structure(function), dict):
         names = [x.name for x in function.inputs]
         leaves = [sample[name] for name in names] if sorted(names) == sorted(sample) else []
         leaves = leaves or tree.flatten(sample)
@@ -169,7 +170,7 @@ def _judge(models: tuple[keras.Model, keras.Model], inputs: Arrays) -> str | Non
     error = _difference(expected, found)
     if error <= TOLERANCE:
         return ""
-    seeds = [generator.state for x in model._flatten_layers() for generator in x._seed_generators]
+    seeds = [generator.state for generator in seed_generators(model)]
     others = [(seed, ops.convert_to_numpy(seed) + 1) for seed in seeds]
     if _difference(expected, _run_calls(model, inputs, others)) > TOLERANCE:
         return None

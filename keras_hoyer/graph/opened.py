@@ -150,7 +150,7 @@ def _hidden(
     nodes: Sequence[Any],
     sample: int | None,
 ) -> str:
-    held = {id(inner) for inner in layer._flatten_layers()}
+    held = {id(inner) for inner in all_of(layer)}
     foreign = [
         node.operation.name
         for node in nodes
@@ -160,11 +160,33 @@ def _hidden(
         raise ValueError(f"it calls the layer '{foreign[0]}', which it does not hold")
     if sample is not None:
         return "its code needs the sizes of all axes"
+    baked = [node.operation.name for node in nodes if open_sizes(node) and not reshape_of(node)]
+    if baked:
+        return f"its operation '{baked[0]}' is given the size of an open axis"
     if any(map(own_variables, gone_through)):
         return "it has weights of its own"
     if scope.losses or scope.state_mapping:
         return "it adds losses or sets variables"
     return ""
+
+
+def open_sizes(node: Any) -> bool:
+    """Whether an operation was given the unknown size of an open axis for a number."""
+    operation = node.operation
+    if isinstance(operation, keras.Layer):
+        return False
+    # What is not a shape, such as an axis, is None by itself.
+    lists = [value for value in vars(operation).values() if isinstance(value, (list, tuple))]
+    return any(None in value and len(value) > 1 for value in lists)
+
+
+def reshape_of(node: Any) -> tuple[int, ...] | None:
+    """The target of a `Reshape` layer that does what a reshape of an open batch is to do."""
+    shape = getattr(node.operation, "newshape", None)
+    if not isinstance(shape, (list, tuple)) or shape[0] is not None:
+        return None
+    target = tuple(-1 if n is None else n for n in shape[1:])
+    return target if target.count(-1) <= 1 else None
 
 
 def _described(error: Exception | None) -> str:

@@ -1,15 +1,18 @@
 """Models as graphs of calls, whichever way they were written."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops, tree
 
 from keras_hoyer._keras import (
+    all_of,
     build_shapes,
+    calls_in_order,
     follows_its_graph,
+    graph_of,
     has_call,
     input_structure,
     last_call,
@@ -24,8 +27,7 @@ def has_graph(model: Any) -> bool:
     """
     if not isinstance(model, keras.Model):
         return False
-    graph = getattr(model, "_functional", None) is not None or hasattr(model, "_nodes_by_depth")
-    return graph and follows_its_graph(model)
+    return graph_of(model) is not None and follows_its_graph(model)
 
 
 def as_function(model: keras.Model) -> Any:
@@ -51,8 +53,7 @@ def as_function(model: keras.Model) -> Any:
             f"Call this on each of its parts that is a model of its own. Its parts: {parts}."
         )
     if has_graph(model):
-        functional = getattr(model, "_functional", None)
-        return model if functional is None else functional
+        return graph_of(model)
     if not model.built:
         raise ValueError(
             f"The model '{model.name}' is not built, so its channels are unknown. Call it on data, "
@@ -101,20 +102,9 @@ def ranked_inputs(function: Any, args: tuple, kwargs: dict) -> list:
     return inputs
 
 
-def nodes_in_order(function: Any) -> Iterator[Any]:
+def nodes_in_order(function: Any) -> list[Any]:
     """The calls of a functional graph, each after the calls that it depends on."""
-    if isinstance(function, Opened):
-        yield from function.nodes
-        return
-    for depth in sorted(function._nodes_by_depth, reverse=True):
-        for node in function._nodes_by_depth[depth]:
-            if node.operation and not node.is_input:
-                yield node
-
-
-def all_layers(model: keras.Model) -> list:
-    """The model and everything in it, a layer before the layers inside it."""
-    return list(model._flatten_layers(include_self=True, recursive=True))
+    return list(function.nodes) if isinstance(function, Opened) else calls_in_order(function)
 
 
 def call_on(
@@ -144,7 +134,7 @@ def call_on(
 
 def _traced(model: keras.Model) -> keras.Model:
     """The functional model of what a subclassed model's `call` does."""
-    layers = {layer.name for layer in all_layers(model)}
+    layers = {layer.name for layer in all_of(model)}
     given = {name: _fresh(value, layers) for name, value in _arguments(model).items()}
     if "training" in inspect.signature(model.call).parameters:
         given["training"] = None  # what is recorded of it would be the same in every phase

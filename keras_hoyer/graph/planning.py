@@ -21,7 +21,7 @@ from keras_hoyer.graph.facts import title
 from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.opened import depends_on_training
 from keras_hoyer.graph.opening import as_function, call_on, has_graph
-from keras_hoyer.graph.remaking import made_from_config
+from keras_hoyer.graph.remaking import config_of, made_from_config
 from keras_hoyer.graph.walk import ChannelGraph, Fixed
 
 # How many configs of a whole model are tried: each takes building the model.
@@ -180,9 +180,8 @@ class Planner:
     def _updates(self, node: Any, cut: set[Kind]) -> dict[str, Any] | None:
         """The entries of the layer's config with which it has the sizes after a cut of these."""
         layer = node.operation
-        try:
-            config = layer.get_config()
-        except Exception:  # the class has none
+        config = config_of(layer)
+        if config is None:
             return None
         expected = [self._shape_of(variable, cut) for variable in layer.weights]
         axes = [

@@ -10,13 +10,17 @@ from keras_hoyer._checks import warn
 from keras_hoyer.graph.axes import FROZEN, Read
 from keras_hoyer.graph.building import Builder
 from keras_hoyer.graph.checking import check_outputs
+from keras_hoyer.graph.summary import summary_of
+from keras_hoyer.graph.transfer import Transfer
 from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph, Fixed
 from keras_hoyer.plain import find_adapted
 from keras_hoyer.weights import Weight, find_weights
 
 
-def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.Model:
+def shrink(
+    model: keras.Model, check: bool = True, sample: Any = None, verbose: int = 0
+) -> keras.Model:
     """Builds a smaller model that gives the same outputs.
 
     A channel goes, with everything that lives and dies with it, if at each place where it is read
@@ -29,6 +33,11 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
     construction. Layers that share a variable, as a tied head and its embedding, keep their widths
     and go on sharing it. The penalties of keras_hoyer are left behind, so that the result loads
     without keras_hoyer where no mask is left to hold. The new optimizer starts afresh.
+
+    A layer that is made of layers is opened: it is called on symbolic inputs, and what it calls is
+    followed. It stays of its class where entries of its config, changed, give just the new sizes of
+    its weights. Else plain layers take its place; or, where its code does more than its calls show,
+    sizes that its config cannot say stay as they are, with a warning that names them.
 
     The new model has layers of its own, built from their configs. A layer of which nothing changes
     is copied as an object where its config does not make it again, and where that is not possible
@@ -45,9 +54,12 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
         check: whether to compare the outputs. Defaults to `True`.
         sample: a batch of inputs to compare them on: an array, or a list or dict of arrays like the
             model's inputs, of which at most 32 samples are used. Defaults to `None`: random ones.
+        verbose: 1 prints a line for each layer of which something went: how many parameters it
+            had and has, and which way it was made. Defaults to 0.
 
     Returns:
-        A Sequential model for a Sequential one, else a functional one.
+        A Sequential model for a Sequential one; one of the same class where the class is not one
+        of Keras' and its config can say the new sizes; else a functional one.
 
     Raises:
         ShrinkError: a `ValueError`, if the smaller model gives other outputs, which names the first
@@ -92,6 +104,8 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
         one, small = small, smaller
     if check:
         check_outputs(model, small, builders, sample)
+    if verbose:
+        print(summary_of(model, small, builders[0]))
     shared = [f"{type(x).__name__} '{x.name}'" for x in builders[0].kept_shared]
     if shared:
         warn(
@@ -119,7 +133,9 @@ def _smaller(
         if again and not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
             return builder, None, fixed
         if not builder.plan.fixed:
-            return builder, builder.build(model), fixed
+            small = builder.build(model)
+            Transfer(builder).carry(model, small)
+            return builder, small, fixed
         fixed += builder.plan.fixed
 
 

@@ -18,7 +18,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_hoyer._keras import has_mask, input_structure
+from keras_hoyer._keras import has_mask, input_structure, projections
 from keras_hoyer.graph.arguments import accepted, for_rule
 from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.calls import WrappedCall
@@ -250,7 +250,7 @@ class ChannelGraph(Facts):
 
     def nodes(self, function: Any) -> Iterator[Any]:
         """The calls of a functional graph in their order, each with those of what it wraps."""
-        pending = list(nodes_in_order(function))[::-1]
+        pending = nodes_in_order(function)[::-1]
         while pending:
             node = pending.pop()
             yield node
@@ -392,8 +392,9 @@ def _of_its_tensor(operation: Any, args: tuple, kwargs: dict) -> Callable:
 
 def _is_adapted(operation: Any) -> bool:
     """Whether the layer has other variables than those that its rule knows."""
-    return bool(
-        getattr(operation, "lora_enabled", False) or getattr(operation, "quantization_mode", None)
+    return any(
+        getattr(part, "lora_enabled", False) or getattr(part, "quantization_mode", None)
+        for part in (operation, *projections(operation).values())
     )
 
 

@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_hoyer.patterns import Pattern
+from keras_hoyer.patterns import KernelPattern
 from keras_hoyer.regularizers.base import (
     TINY,
     Penalty,
@@ -45,7 +45,7 @@ class GroupPenalty(Penalty):
         self,
         factor: float = 1e-4,
         axis: int | tuple[int, ...] = -1,
-        pattern: Pattern | None = None,
+        pattern: KernelPattern | None = None,
     ) -> None:
         super().__init__(factor)
         self.axis = _checked_axis(axis)
@@ -129,7 +129,7 @@ class _GroupRatio(GroupPenalty):
         self,
         factor: float = 1e-4,
         axis: int | tuple[int, ...] = -1,
-        pattern: Pattern | None = None,
+        pattern: KernelPattern | None = None,
         normalize: bool = False,
     ) -> None:
         super().__init__(factor, axis, pattern)

@@ -25,7 +25,7 @@ def reversible_embedding(
     source = x.axes[-1]
     graph.join(width, source)  # the config has one number for both
     tied = layer.tie_weights
-    table = layer._embeddings if tied else layer.reverse_embeddings
+    table = layer.embeddings if tied else layer.reverse_embeddings
     axes = (None, width) if tied else (width, None)
     known = graph.weights.get(id(table))  # what is made by looking it up is not only read
     reads = known.reads if known else (axes.index(width),)
@@ -40,8 +40,8 @@ def reversible_embedding(
 def looked_up(graph: ChannelGraph, layer: Any, x: Tensor, width: Axis) -> Tensor:
     """The rows of a layer's table that the numbers in `x` stand for."""
     graph.freeze(*x.axes)
-    graph.weight(layer._embeddings, (None, width))
-    table = graph.value(layer._embeddings)
+    graph.weight(layer.embeddings, (None, width))
+    table = graph.value(layer.embeddings)
     if table is not None:
         width = width.having(along(table, 1))
     return Tensor((*x.shape, layer.output_dim), (*(None for _ in x.shape), width))

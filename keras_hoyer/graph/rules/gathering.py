@@ -5,14 +5,12 @@ from typing import Any
 
 import numpy as np
 from keras import ops
-from keras.src.ops import nn as nn_ops
-from keras.src.ops import numpy as numpy_ops
 
+from keras_hoyer._keras import operations
 from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     as_list,
     as_tensor,
-    existing,
     forgetting,
     image_channels,
     image_tensor,
@@ -21,7 +19,7 @@ from keras_hoyer.graph.rules.common import (
 from keras_hoyer.graph.walk import ChannelGraph
 
 
-@rule(numpy_ops.Roll)
+@rule(*operations("Roll"))
 def _roll(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
     shifts, axes = operation.shift, operation.axis
     if axes is None:  # it goes on from row to row
@@ -29,11 +27,12 @@ def _roll(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
         return forgetting(x)
     if not all(isinstance(n, int) for n in as_list(shifts)):
         return graph.opaque(operation, [x])
-    indices = [index % x.rank for index in as_list(axes)]
-    pairs = list(zip(np.broadcast_to(shifts, len(indices)).tolist(), indices, strict=True))
+    shifts, axes = np.broadcast_arrays(as_list(shifts), np.asarray(as_list(axes)) % x.rank)
+    pairs = list(zip(shifts.tolist(), axes.tolist(), strict=True))
+    indices = dict.fromkeys(axes.tolist())
     last: dict[int, Axis] = {}  # the channels that come to the front
     rolled = list(x.axes)
-    for index in dict.fromkeys(indices):
+    for index in indices:
         axis = x.axes[index]
         if axis is not None:
             # NumPy adds the shifts of an axis that is named several times.
@@ -45,13 +44,13 @@ def _roll(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
         if all(size(x.axes[index]) == len(x.axes[index]) for index in last):
             return {}
         left = [n for n, i in pairs if i not in last] + [size(axis) for axis in last.values()]
-        return {"shift": left, "axis": [i for i in indices if i not in last] + list(last)}
+        return {"shift": left, "axis": [i for _, i in pairs if i not in last] + list(last)}
 
     graph.resize(operation, update)
     return Tensor(x.shape, rolled)
 
 
-@rule(numpy_ops.Take)
+@rule(*operations("Take"))
 def _take(graph: ChannelGraph, operation: Any, x: Tensor, indices: Any) -> Tensor:
     indices = as_tensor(indices)
     graph.freeze(*indices.axes)
@@ -66,7 +65,7 @@ def _take(graph: ChannelGraph, operation: Any, x: Tensor, indices: Any) -> Tenso
     )
 
 
-@rule(numpy_ops.TakeAlongAxis)
+@rule(*operations("TakeAlongAxis"))
 def _take_along_axis(graph: ChannelGraph, operation: Any, x: Tensor, indices: Any) -> Tensor:
     indices = as_tensor(indices)
     if operation.axis is None:
@@ -88,7 +87,7 @@ def _take_along_axis(graph: ChannelGraph, operation: Any, x: Tensor, indices: An
     return Tensor(shape, axes)
 
 
-@rule(*existing(nn_ops, "DepthToSpace"))
+@rule(*operations("DepthToSpace"))
 def _depth_to_space(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     index, axis = image_channels(graph, operation, x)
     width = x.shape[index] // operation.block_size**2
@@ -103,7 +102,7 @@ def _depth_to_space(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return image_tensor(operation, x, index, axis, width)
 
 
-@rule(*existing(nn_ops, "SpaceToDepth"))
+@rule(*operations("SpaceToDepth"))
 def _space_to_depth(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     index, axis = image_channels(graph, operation, x)
     numbers = _numbered(operation, x, index, operation.block_size).reshape(-1)

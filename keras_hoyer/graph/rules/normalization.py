@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.ops import nn as nn_ops
 
+from keras_hoyer._keras import operations
 from keras_hoyer.graph.axes import Tensor, along
-from keras_hoyer.graph.rules.common import as_list, existing, forgetting, only_zeros, rule
+from keras_hoyer.graph.rules.common import as_list, forgetting, only_zeros, rule
 from keras_hoyer.graph.walk import ChannelGraph
 
 
@@ -103,7 +103,7 @@ def rms_normalized(
     return forgetting(x)
 
 
-@rule(*existing(nn_ops, "RMSNorm", "LayerNorm"))
+@rule(*operations("RMSNorm", "LayerNorm"))
 def _normalizing_operation(
     graph: ChannelGraph, operation: Any, x: Tensor, *operands: Any, **kwargs: Any
 ) -> Tensor:
@@ -119,7 +119,7 @@ def _unit_normalization(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     return _sum_of_squares(graph, x, as_list(layer.axis))
 
 
-@rule(*existing(nn_ops, "Normalize"))
+@rule(*operations("Normalize"))
 def _normalize(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return _sum_of_squares(graph, x, as_list(operation.axis))
 
