@@ -155,7 +155,7 @@ def _freeze_masked(graph: ChannelGraph, heads: Axis | None, *masks: Any) -> None
 
 
 @rule(layers.MultiHeadAttention)
-def _multi_head_attention(
+def multi_head_attention(
     graph: ChannelGraph,
     layer: Any,
     query: Tensor,
