@@ -24,6 +24,7 @@ __all__ = [
     "load_sparse_weights",
     "measures",
     "patterns",
+    "proximal",
     "prune",
     "register_rule",
     "regularize",

@@ -4,6 +4,7 @@ from keras_hoyer import callbacks as callbacks
 from keras_hoyer import criteria as criteria
 from keras_hoyer import measures as measures
 from keras_hoyer import patterns as patterns
+from keras_hoyer import proximal as proximal
 from keras_hoyer import schedules as schedules
 from keras_hoyer.attach import regularize as regularize
 from keras_hoyer.attach import strip as strip
