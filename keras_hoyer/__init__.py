@@ -7,13 +7,19 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 __all__ = [
+    "L1",
     "ExportError",
     "GroupHoyer",
     "GroupHoyerSquare",
     "GroupLasso",
+    "GroupMCP",
+    "GroupSCAD",
+    "GroupTransformedL1",
     "Hoyer",
     "HoyerSquare",
+    "PathNorm",
     "ShrinkError",
+    "TotalVariation",
     "TransformedL1",
     "callbacks",
     "check_sparse_inference",

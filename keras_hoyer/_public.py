@@ -18,10 +18,16 @@ from keras_hoyer.graph.costs import count_flops as count_flops
 from keras_hoyer.graph.shrink import shrink as shrink
 from keras_hoyer.pruning import keep_zeros as keep_zeros
 from keras_hoyer.pruning import prune as prune
+from keras_hoyer.regularizers import L1 as L1
 from keras_hoyer.regularizers import GroupHoyer as GroupHoyer
 from keras_hoyer.regularizers import GroupHoyerSquare as GroupHoyerSquare
 from keras_hoyer.regularizers import GroupLasso as GroupLasso
+from keras_hoyer.regularizers import GroupMCP as GroupMCP
+from keras_hoyer.regularizers import GroupSCAD as GroupSCAD
+from keras_hoyer.regularizers import GroupTransformedL1 as GroupTransformedL1
 from keras_hoyer.regularizers import Hoyer as Hoyer
 from keras_hoyer.regularizers import HoyerSquare as HoyerSquare
+from keras_hoyer.regularizers import PathNorm as PathNorm
+from keras_hoyer.regularizers import TotalVariation as TotalVariation
 from keras_hoyer.regularizers import TransformedL1 as TransformedL1
 from keras_hoyer.reports import report as report

@@ -7,7 +7,7 @@ import keras
 
 from keras_hoyer._checks import warn
 from keras_hoyer.masks import KeepZeros
-from keras_hoyer.regularizers import GroupPenalty, Penalty
+from keras_hoyer.regularizers import Penalty
 from keras_hoyer.regularizers.coupled import couple, keep_in_configs
 from keras_hoyer.weights import (
     LayerSelection,
@@ -46,8 +46,8 @@ def regularize(
             that make or read it, as `patterns.Channel` cuts it. Kernels that are frozen count in
             the norms of their groups; a group of frozen kernels alone is a constant and is left
             out. Of the losses of a single layer, or of a model that shares only some of the layers,
-            a group is part if the first of its kernels that is being trained is.
-            Defaults to `None`: each kernel has its own groups.
+            a group is part if the first of its kernels that is being trained is. Defaults to
+            `None`: each kernel has its own groups; but those of `PathNorm` are always coupled.
 
     Returns:
         The same model.
@@ -71,10 +71,8 @@ def regularize(
             "Invalid value for argument `groups`. Expected `None` or 'coupled'. "
             f"Received: groups={groups!r}"
         )
-    if groups == "coupled":
-        chosen = couple(model, regularizer, layers)
-    else:
-        chosen = _choose(model, regularizer, layers)
+    coupled = groups == "coupled" or getattr(regularizer, "only_couples", False)
+    chosen = couple(model, regularizer, layers) if coupled else _choose(model, regularizer, layers)
     if not any(penalty is not None for _, penalty in chosen):
         warnings.warn(f"No kernel of model '{model.name}' got a penalty.", stacklevel=2)
     replaced = [
@@ -90,7 +88,7 @@ def regularize(
     for kernel, penalty in chosen:
         if penalty is not None:
             kernel.set("regularizer", penalty)
-    if groups == "coupled":
+    if coupled:
         keep_in_configs(chosen)
     warn_unsaved([kernel for kernel, penalty in chosen if penalty is not None], "penalty")
     refresh_compiled(model)
@@ -186,8 +184,8 @@ def _check_penalty(kernel: Weight, penalty: object) -> None:
             "Invalid value for argument `regularizer`. Expected a function that returns a Keras "
             f"regularizer or `None`. Received {penalty!r} for layer '{kernel.layer.name}'."
         )
-    if isinstance(penalty, GroupPenalty):
+    if isinstance(penalty, Penalty):
         try:
-            penalty.spans(kernel.shape)
+            penalty.check_shape(kernel.shape)
         except ValueError as error:
             raise ValueError(f"The penalty does not fit kernel '{kernel.path}': {error}") from None
