@@ -61,7 +61,7 @@ CASES = [
     ("l_half", {}),
 ]
 NAMES = [*SEPARABLE, "hoyer", "hoyer_square"]
-STRENGTHS = [0.0, 0.01, 0.3, 1.0, 1.9, 2.7, 3.5, 4.7, 12.0]
+STRENGTHS = [0.0, 0.01, 0.3, 1.0, 2.7, 3.5, 12.0]
 
 each_operator = pytest.mark.parametrize("name", NAMES)
 each_case = pytest.mark.parametrize(("name", "own"), CASES, ids=repr)
@@ -307,9 +307,13 @@ def test_zeros_are_exact_and_never_negative(name, axis):
 
 @each_operator
 @pytest.mark.parametrize("axis", [None, 0])
-@pytest.mark.parametrize("magnitude", [1e-45, 1e-40, 1e-30, 1e-20, 1e-10, 1e10, 1e18])
-@pytest.mark.parametrize("strength", [0.0, 1e-40, 1e-12, 1.0, 1e12])
-def test_tiny_and_huge_values_stay_finite_and_do_not_grow(name, axis, magnitude, strength):
+@pytest.mark.parametrize("magnitude", [1e-45, 1e-30, 1e-20, 1e18])
+def test_tiny_and_huge_values_stay_finite_and_do_not_grow(name, axis, magnitude):
+    for strength in (0.0, 1e-40, 1e-12, 1e12):
+        check_range(name, axis, magnitude, strength)
+
+
+def check_range(name, axis, magnitude, strength):
     x = np.array([[1.0, -0.5, 0.0], [2.0, 1.5, 1e-3]]) * magnitude
     x = x.astype("float32")
     found = run(name, x, strength, axis=axis)
@@ -317,6 +321,14 @@ def test_tiny_and_huge_values_stay_finite_and_do_not_grow(name, axis, magnitude,
     assert np.linalg.norm(found) <= np.linalg.norm(x.astype("float64")) * (1 + 1e-5) + 1e-38
     if strength == 0 and magnitude > 1e-38:
         np.testing.assert_allclose(found, x, rtol=1e-5)
+
+
+@each_operator
+@pytest.mark.parametrize("axis", [None, -1])
+def test_what_is_not_a_number_stays_so(name, axis):
+    x = np.array([[1.0, np.nan], [2.0, 3.0]], "float32")
+    for strength in (0.1, 100.0):
+        assert np.isnan(run(name, x, strength, axis=axis)[0, 1])
 
 
 @pytest.mark.skipif(JAX, reason="JAX has no float64 here")

@@ -11,7 +11,7 @@ from keras import ops
 
 from keras_hoyer._checks import check_number
 from keras_hoyer.patterns import Block
-from keras_hoyer.proximal.division import apply, smallest_normal, weighted, within
+from keras_hoyer.proximal.division import apply, positive, smallest_normal, weighted, within
 
 
 def mcp(
@@ -56,14 +56,18 @@ def mcp(
     _check_positive("gamma", gamma)
 
     def operator(size: Any, strength: Any, weights: Any) -> Any:
-        s = weighted(strength, weights)
-        convex = s < gamma
-        slope = ops.where(convex, 1 - s / gamma, ops.ones_like(s))
-        firm = within(ops.relu(size - s * threshold) / slope, 0, size)
-        kept = ops.where(convex, size > gamma * threshold, size > threshold * ops.sqrt(s * gamma))
-        return ops.where(kept, size, ops.where(convex, firm, ops.zeros_like(size)))
+        return mcp_of(size, weighted(strength, weights), threshold, gamma)
 
     return apply(operator, x, strength, axis, pattern, weights)
+
+
+def mcp_of(size: Any, s: Any, threshold: Any, gamma: float, xp: Any = ops) -> Any:
+    """`mcp` of magnitudes and their strengths, by `keras.ops` or NumPy."""
+    convex = s < gamma
+    slope = xp.where(convex, 1 - s / gamma, xp.ones_like(s))
+    firm = within(xp, positive(xp, size - s * threshold) / slope, 0, size)
+    kept = xp.where(convex, size > gamma * threshold, size > threshold * xp.sqrt(s * gamma))
+    return xp.where(kept, size, xp.where(convex, firm, xp.zeros_like(size)))
 
 
 def scad(
@@ -108,18 +112,22 @@ def scad(
     check_number("a", a, "a number above 1", lambda value: value > 1)
 
     def operator(size: Any, strength: Any, weights: Any) -> Any:
-        s = weighted(strength, weights)
-        soft = ops.relu(size - s * threshold)
-        convex = s < a - 1
-        # As a step from `|x|`, since the two products of the formula cancel.
-        steep = ops.where(convex, (a - 1) - s, ops.ones_like(s))
-        between = size - s * (a * threshold - size) / steep
-        jump = ops.where(s < a + 1, threshold * (a + 1 + s) / 2, threshold * ops.sqrt(s * (a + 1)))
-        end = ops.where(convex, a * threshold, jump)
-        low = ops.where(convex & (size > (1 + s) * threshold), between, soft)
-        return ops.where(size > end, size, within(low, 0, size))
+        return scad_of(size, weighted(strength, weights), threshold, a)
 
     return apply(operator, x, strength, axis, pattern, weights)
+
+
+def scad_of(size: Any, s: Any, threshold: Any, a: float, xp: Any = ops) -> Any:
+    """`scad` of magnitudes and their strengths, by `keras.ops` or NumPy."""
+    soft = positive(xp, size - s * threshold)
+    convex = s < a - 1
+    # As a step from `|x|`, since the two products of the formula cancel.
+    steep = xp.where(convex, (a - 1) - s, xp.ones_like(s))
+    between = size - s * (a * threshold - size) / steep
+    jump = xp.where(s < a + 1, threshold * (a + 1 + s) / 2, threshold * xp.sqrt(s * (a + 1)))
+    end = xp.where(convex, a * threshold, jump)
+    low = xp.where(convex & (size > (1 + s) * threshold), between, soft)
+    return xp.where(size > end, size, within(xp, low, 0, size))
 
 
 def transformed_l1(
@@ -158,26 +166,30 @@ def transformed_l1(
     _check_positive("a", a)
 
     def operator(size: Any, strength: Any, weights: Any) -> Any:
-        s = weighted(strength, weights)
-        # In units of `a`: (t - y) (1 + t)**2 + pull = 0.
-        y, pull = size / a, s * ((a + 1) / a / a)
-        jump = ops.sqrt(2 * pull) - 0.5
-        kept = y > ops.where(pull > 0.5, jump, pull)
-        y = ops.where(kept, y, ops.ones_like(y))
-        pull = ops.where(kept, pull + ops.zeros_like(y), ops.zeros_like(y))
-        cosine = within(1 - 13.5 * pull / (1 + y) / (1 + y) / (1 + y), -1, 1)
-        root = (2 * (1 + y) * ops.cos(ops.arccos(cosine) / 3) + y - 2) / 3
-        # The angle loses digits of small roots: Newton's steps bring them back.
-        for _ in range(3):
-            root = within(root, 0, y)
-            base = pull / ((1 + root) * (1 + root))
-            slope = 1 - 2 * base / (1 + root)
-            step = (root - y + base) / ops.where(slope > 0, slope, ops.ones_like(slope))
-            root = root - ops.where(slope > 0, step, ops.zeros_like(step))
-        root = within(root, 0, y)
-        return ops.where(kept, within(a * root, 0, size), ops.zeros_like(size))
+        return transformed_l1_of(size, weighted(strength, weights), a)
 
     return apply(operator, x, strength, axis, pattern, weights)
+
+
+def transformed_l1_of(size: Any, s: Any, a: float, xp: Any = ops) -> Any:
+    """`transformed_l1` of magnitudes and their strengths, by `keras.ops` or NumPy."""
+    # In units of `a`: (t - y) (1 + t)**2 + pull = 0.
+    y, pull = size / a, s * ((a + 1) / a / a)
+    jump = xp.sqrt(2 * pull) - 0.5
+    kept = y > xp.where(pull > 0.5, jump, pull)
+    y = xp.where(kept, y, xp.ones_like(y))
+    pull = xp.where(kept, pull + xp.zeros_like(y), xp.zeros_like(y))
+    cosine = within(xp, 1 - 13.5 * pull / (1 + y) / (1 + y) / (1 + y), -1, 1)
+    root = (2 * (1 + y) * xp.cos(xp.arccos(cosine) / 3) + y - 2) / 3
+    # The angle loses digits of small roots: Newton's steps bring them back.
+    for _ in range(3):
+        root = within(xp, root, 0, y)
+        base = pull / ((1 + root) * (1 + root))
+        slope = 1 - 2 * base / (1 + root)
+        step = (root - y + base) / xp.where(slope > 0, slope, xp.ones_like(slope))
+        root = root - xp.where(slope > 0, step, xp.zeros_like(step))
+    root = within(xp, root, 0, y)
+    return xp.where(kept, within(xp, a * root, 0, size), xp.zeros_like(size))
 
 
 def log_sum(
@@ -216,22 +228,26 @@ def log_sum(
     _check_positive("epsilon", epsilon)
 
     def operator(size: Any, strength: Any, weights: Any) -> Any:
-        s = weighted(strength, weights)
-        half = ops.sqrt(s)
-        inside = (size + epsilon - 2 * half) * (size + epsilon + 2 * half)
-        exists = inside >= 0
-        root = ops.sqrt(ops.where(exists, inside, ops.zeros_like(inside)))
-        # Of the two forms that one in which nothing cancels.
-        apart = ops.where(size < epsilon, epsilon - size + root, ops.ones_like(root))
-        small = 2 * (epsilon * size - s) / ops.where(apart > 0, apart, ops.ones_like(apart))
-        large = (size - epsilon + root) / 2
-        found = within(ops.where(size < epsilon, small, large), 0, size)
-        some = ops.where(found > 0, found, ops.ones_like(found))
-        # What it gains on zero, per unit of the result: products of tiny numbers would vanish.
-        gain = size - found / 2 - s * (ops.log1p(some / epsilon) / some)
-        return ops.where(exists & (gain > 0), found, ops.zeros_like(size))
+        return log_sum_of(size, weighted(strength, weights), epsilon)
 
     return apply(operator, x, strength, axis, pattern, weights)
+
+
+def log_sum_of(size: Any, s: Any, epsilon: float, xp: Any = ops) -> Any:
+    """`log_sum` of magnitudes and their strengths, by `keras.ops` or NumPy."""
+    half = xp.sqrt(s)
+    inside = (size + epsilon - 2 * half) * (size + epsilon + 2 * half)
+    exists = inside >= 0
+    root = xp.sqrt(xp.where(exists, inside, xp.zeros_like(inside)))
+    # Of the two forms that one in which nothing cancels.
+    apart = xp.where(size < epsilon, epsilon - size + root, xp.ones_like(root))
+    small = 2 * (epsilon * size - s) / xp.where(apart > 0, apart, xp.ones_like(apart))
+    large = (size - epsilon + root) / 2
+    found = within(xp, xp.where(size < epsilon, small, large), 0, size)
+    some = xp.where(found > 0, found, xp.ones_like(found))
+    # What it gains on zero, per unit of the result: products of tiny numbers would vanish.
+    gain = size - found / 2 - s * (xp.log1p(some / epsilon) / some)
+    return xp.where(exists & (gain > 0), found, xp.zeros_like(size))
 
 
 def l_half(
@@ -267,16 +283,20 @@ def l_half(
     """
 
     def operator(size: Any, strength: Any, weights: Any) -> Any:
-        s = weighted(strength, weights)
-        edge = 1.5 * s ** (2 / 3)
-        kept = size > edge
-        some = size >= smallest_normal(size)
-        share = edge / ops.where(kept & some, size, ops.ones_like(size))
-        angle = ops.arccos(within(share * ops.sqrt(share) * math.sqrt(0.5), 0, 1))
-        found = 2 / 3 * size * (1 + ops.cos(2 * math.pi / 3 - 2 / 3 * angle))
-        return ops.where(kept, within(found, 0, size), ops.zeros_like(size))
+        return l_half_of(size, weighted(strength, weights))
 
     return apply(operator, x, strength, axis, pattern, weights)
+
+
+def l_half_of(size: Any, s: Any, xp: Any = ops) -> Any:
+    """`l_half` of magnitudes and their strengths, by `keras.ops` or NumPy."""
+    edge = 1.5 * s ** (2 / 3)
+    kept = size > edge
+    some = size >= smallest_normal(size)
+    share = edge / xp.where(kept & some, size, xp.ones_like(size))
+    angle = xp.arccos(within(xp, share * xp.sqrt(share) * math.sqrt(0.5), 0, 1))
+    found = 2 / 3 * size * (1 + xp.cos(2 * math.pi / 3 - 2 / 3 * angle))
+    return xp.where(kept, within(xp, found, 0, size), xp.zeros_like(size))
 
 
 def _check_positive(name: str, value: Any) -> None:

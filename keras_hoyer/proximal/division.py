@@ -77,7 +77,13 @@ def _to_entries(operator: Operator, x: Any, strength: Any, weights: Any) -> Any:
         weights = weights + ops.zeros_like(x)
     new = operator(ops.abs(x), strength, weights)
     # No product with the sign, which makes -0.0.
-    return ops.where(new > 0, ops.where(x < 0, -new, new), ops.zeros_like(x))
+    new = ops.where(new > 0, ops.where(x < 0, -new, new), ops.zeros_like(x))
+    return _with_nan(new, x)
+
+
+def _with_nan(new: Any, x: Any) -> Any:
+    """A diverged weight stays NaN: as a zero it would pass for a cut one."""
+    return ops.where(ops.isnan(x), x, new)
 
 
 class _Division:
@@ -160,7 +166,9 @@ def _to_groups(
     new = operator(norms[:, 0], strength, weights)[:, None]
     factor = ops.where(alive, new / (divisor * roots), ops.zeros_like(new))
     return [
-        division.restore(ops.where(factor > 0, matrix * factor, ops.zeros_like(matrix)))
+        division.restore(
+            _with_nan(ops.where(factor > 0, matrix * factor, ops.zeros_like(matrix)), matrix)
+        )
         for division, matrix in zip(divisions, matrices, strict=True)
     ]
 
@@ -180,11 +188,16 @@ def weighted(strength: Any, weights: Any) -> Any:
     return strength if weights is None else strength * weights
 
 
-def within(x: Any, least: Any, most: Any) -> Any:
+def within(xp: Any, x: Any, least: Any, most: Any) -> Any:
     """A tensor clipped to bounds; not by Keras' minimum, of float32 digits on PyTorch."""
-    like = ops.ones_like(x)
-    x = ops.where(x < least, least * like, x)
-    return ops.where(x > most, most * like, x)
+    like = xp.ones_like(x)
+    x = xp.where(x < least, least * like, x)
+    return xp.where(x > most, most * like, x)
+
+
+def positive(xp: Any, x: Any) -> Any:
+    """A tensor with zeros for what is negative."""
+    return xp.where(x < 0, xp.zeros_like(x), x)
 
 
 def _as_float(x: Any) -> Any:

@@ -12,11 +12,11 @@ import keras
 from keras import ops
 
 from keras_hoyer.patterns import Block
-from keras_hoyer.proximal.division import apply, rounding, smallest_normal, within
+from keras_hoyer.proximal.division import apply, positive, rounding, smallest_normal, within
 
 # Of sums over prefixes, and a strength, all broadcasting: the gain of the best point (negative
 # where there is one), and its `tau`.
-Solver = Callable[[Any, Any, Any, Any], tuple[Any, Any]]
+Solver = Callable[[Any, Any, Any, Any, Any], tuple[Any, Any]]
 
 
 def hoyer_square(
@@ -55,13 +55,7 @@ def hoyer_square(
     """
 
     def operator(size: Any, strength: Any, weights: Any) -> Any:
-        scaled, w, unit, heaviest = _scaled(size, weights)
-        # As a root: its square leaves the range of float32 sooner.
-        root = ops.sqrt(2 * strength) * heaviest / unit
-        zero = ops.max(scaled / w, initial=0.0) <= root
-        root = ops.where(zero, ops.zeros_like(root), root)
-        new = _minimize(scaled, w, root * root / 2, _solve_square)
-        return ops.reshape(ops.where(zero, ops.zeros_like(new), new * unit), ops.shape(size))
+        return hoyer_square_of(size, strength, weights)
 
     return apply(operator, x, strength, axis, pattern, weights)
 
@@ -102,77 +96,95 @@ def hoyer(
     """
 
     def operator(size: Any, strength: Any, weights: Any) -> Any:
-        scaled, w, unit, heaviest = _scaled(size, weights)
-        # Nothing but zero is left long before this bound.
-        pull = within(strength * heaviest / unit / unit, 0, 1e15)
-        new = _minimize(scaled, w, pull, _solve_ratio)
-        return ops.reshape(new * unit, ops.shape(size))
+        return hoyer_of(size, strength, weights)
 
     return apply(operator, x, strength, axis, pattern, weights)
 
 
-def _scaled(size: Any, weights: Any) -> tuple[Any, Any, Any, Any]:
+def hoyer_square_of(size: Any, strength: Any, weights: Any, xp: Any = ops) -> Any:
+    """`hoyer_square` of magnitudes, by `keras.ops` or NumPy."""
+    scaled, w, unit, heaviest = _scaled(xp, size, weights)
+    # As a root: its square leaves the range of float32 sooner.
+    root = xp.sqrt(2 * strength) * heaviest / unit
+    zero = xp.max(scaled / w, initial=0.0) <= root
+    root = xp.where(zero, xp.zeros_like(root), root)
+    new = _minimize(xp, scaled, w, root * root / 2, _solve_square)
+    return xp.reshape(xp.where(zero, xp.zeros_like(new), new * unit), xp.shape(size))
+
+
+def hoyer_of(size: Any, strength: Any, weights: Any, xp: Any = ops) -> Any:
+    """`hoyer` of magnitudes, by `keras.ops` or NumPy."""
+    scaled, w, unit, heaviest = _scaled(xp, size, weights)
+    # Nothing but zero is left long before this bound.
+    pull = within(xp, strength * heaviest / unit / unit, 0, 1e15)
+    new = _minimize(xp, scaled, w, pull, _solve_ratio)
+    return xp.reshape(new * unit, xp.shape(size))
+
+
+def _scaled(xp: Any, size: Any, weights: Any) -> tuple[Any, Any, Any, Any]:
     """Magnitudes and weights as vectors whose largest entry is 1, and what they were divided by."""
-    size = ops.reshape(size, (-1,))
-    w = ops.ones_like(size) if weights is None else ops.reshape(weights, (-1,))
-    unit, heaviest = ops.max(size, initial=0.0), ops.max(w, initial=0.0)
+    size = xp.reshape(size, (-1,))
+    w = xp.ones_like(size) if weights is None else xp.reshape(weights, (-1,))
+    unit, heaviest = xp.max(size, initial=0.0), xp.max(w, initial=0.0)
     alive = unit >= smallest_normal(size)
-    unit = ops.where(alive, unit, ops.ones_like(unit))
-    return ops.where(alive, size / unit, ops.zeros_like(size)), w / heaviest, unit, heaviest
+    unit = xp.where(alive, unit, xp.ones_like(unit))
+    return xp.where(alive, size / unit, xp.zeros_like(size)), w / heaviest, unit, heaviest
 
 
-def _minimize(y: Any, w: Any, strength: Any, solve: Solver) -> Any:
+def _minimize(xp: Any, y: Any, w: Any, strength: Any, solve: Solver) -> Any:
     """The minimizer for magnitudes `y`, a vector; all zero where nothing is better than that."""
-    order = ops.argsort(-(y / w))
-    sorted_y, sorted_w = ops.take(y, order), ops.take(w, order)
+    order = xp.argsort(-(y / w))
+    sorted_y, sorted_w = xp.take(y, order), xp.take(w, order)
     terms = (sorted_w * sorted_y, sorted_y * sorted_y, sorted_w * sorted_w)
     dtype = keras.backend.standardize_dtype(y.dtype)  # which Keras loses on PyTorch
-    s_sums, q_sums, w_sums = (ops.cumsum(term, dtype=dtype) for term in terms)
-    gains, taus = solve(s_sums, q_sums, w_sums, strength)
-    gains = ops.where(taus * sorted_w < sorted_y, gains, ops.zeros_like(gains))
+    s_sums, q_sums, w_sums = (xp.cumsum(term, dtype=dtype) for term in terms)
+    gains, taus = solve(xp, s_sums, q_sums, w_sums, strength)
+    gains = xp.where(taus * sorted_w < sorted_y, gains, xp.zeros_like(gains))
     # Candidates that are alike but for rounding: the first of them, which has the fewest entries.
-    best = ops.min(gains, initial=0.0)
-    first = ops.argmax(ops.cast(gains <= best * (1 - 8 * rounding(y)), "int32"))
-    tau = ops.take(taus, first)
+    best = xp.min(gains, initial=0.0)
+    first = xp.argmax(
+        xp.where(gains <= best * (1 - 8 * rounding(y)), xp.ones_like(y), xp.zeros_like(y))
+    )
+    tau = xp.take(taus, first)
     # Long running sums have lost digits: the sums over what is left are taken anew.
     for _ in range(2):
-        left = ops.where(y > tau * w, y, ops.zeros_like(y))
-        kept = ops.where(y > tau * w, w, ops.zeros_like(w))
-        gain, again = solve(ops.sum(kept * left), ops.sum(left**2), ops.sum(kept**2), strength)
-        tau = ops.where(gain < 0, again, tau)
-    v = ops.relu(y - tau * w)
-    squares = ops.sum(v * v)
+        left = xp.where(y > tau * w, y, xp.zeros_like(y))
+        kept = xp.where(y > tau * w, w, xp.zeros_like(w))
+        gain, again = solve(xp, xp.sum(kept * left), xp.sum(left**2), xp.sum(kept**2), strength)
+        tau = xp.where(gain < 0, again, tau)
+    v = positive(xp, y - tau * w)
+    squares = xp.sum(v * v)
     some = (best < 0) & (squares > 0)
-    scale = ops.sum(v * y) / ops.where(some, squares, ops.ones_like(squares))
-    return ops.where(some, v * scale, ops.zeros_like(v))
+    scale = xp.sum(v * y) / xp.where(some, squares, xp.ones_like(squares))
+    return xp.where(some, v * scale, xp.zeros_like(v))
 
 
-def _solve_square(s_sum: Any, q_sum: Any, w_sum: Any, strength: Any) -> tuple[Any, Any]:
+def _solve_square(xp: Any, s_sum: Any, q_sum: Any, w_sum: Any, strength: Any) -> tuple[Any, Any]:
     base = q_sum + 2 * strength * w_sum
-    safe = ops.where(base > 0, base, ops.ones_like(base))
-    share = within(ops.sqrt(8 * strength) * s_sum / safe, 0, 1)
-    root = ops.sqrt((1 - share) * (1 + share))
+    safe = xp.where(base > 0, base, xp.ones_like(base))
+    share = within(xp, xp.sqrt(8 * strength) * s_sum / safe, 0, 1)
+    root = xp.sqrt((1 - share) * (1 + share))
     tau = 4 * strength * s_sum / (safe * (1 + root))
     return -(q_sum - tau * s_sum) / 2, tau
 
 
-def _solve_ratio(s_sum: Any, q_sum: Any, w_sum: Any, strength: Any) -> tuple[Any, Any]:
-    safe = ops.where(q_sum > 0, q_sum, ops.ones_like(q_sum))
+def _solve_ratio(xp: Any, s_sum: Any, q_sum: Any, w_sum: Any, strength: Any) -> tuple[Any, Any]:
+    safe = xp.where(q_sum > 0, q_sum, xp.ones_like(q_sum))
     centre = strength * s_sum / safe
     # Cauchy's inequality, but for rounding.
-    rest = strength**2 * ops.relu(w_sum - s_sum / safe * s_sum)
-    norm = ops.sqrt(safe)
+    rest = strength**2 * positive(xp, w_sum - s_sum / safe * s_sum)
+    norm = xp.sqrt(safe)
     for _ in range(20):
         ahead = norm - centre
-        root = ops.sqrt(safe * ahead * ahead + rest)
-        positive = (root > 0) & (ahead > 0)
-        root = ops.where(positive, root, ops.ones_like(root))
+        root = xp.sqrt(safe * ahead * ahead + rest)
+        real = (root > 0) & (ahead > 0)
+        root = xp.where(real, root, xp.ones_like(root))
         slope = 1 - safe * rest / (root * root * root)
-        step = (norm - safe * ahead / root) / ops.where(slope > 0, slope, ops.ones_like(slope))
-        step = ops.where(positive & (slope > 0), ops.relu(step), ops.zeros_like(step))
-        norm = ops.where(step < norm - centre, norm - step, norm)
+        step = (norm - safe * ahead / root) / xp.where(slope > 0, slope, xp.ones_like(slope))
+        step = xp.where(real & (slope > 0), positive(xp, step), xp.zeros_like(step))
+        norm = xp.where(step < norm - centre, norm - step, norm)
     ahead = norm - centre
-    value = norm * norm / 2 - ops.sqrt(safe * ahead * ahead + rest)
+    value = norm * norm / 2 - xp.sqrt(safe * ahead * ahead + rest)
     valid = (norm > 0) & (ahead > 0)
-    norm = ops.where(valid, norm, ops.ones_like(norm))
-    return ops.where(valid, value, ops.zeros_like(value)), strength / norm
+    norm = xp.where(valid, norm, xp.ones_like(norm))
+    return xp.where(valid, value, xp.zeros_like(value)), strength / norm
