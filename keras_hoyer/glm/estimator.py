@@ -8,6 +8,7 @@ import numpy as np
 from sklearn.base import BaseEstimator
 from sklearn.exceptions import ConvergenceWarning
 from sklearn.metrics import accuracy_score, d2_tweedie_score, r2_score
+from sklearn.utils.metaestimators import available_if
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
@@ -27,9 +28,10 @@ class GroupGLM(BaseEstimator):
     groups. With a penalty that is not convex it ends in a stationary point that depends on where
     it begins: by default at the group lasso's solution.
 
-    Columns are taken as they are: scale them first if their units differ. Hoyer-Square does not
-    change with the scale of the coefficients and so does not bound them: with classes that can be
-    separated there is no minimizer without a `ridge`, and on plain problems the others beat it.
+    Columns are taken as they are: scale them first if their units differ. MCP, SCAD, transformed
+    L1 and Hoyer-Square do not bound large coefficients: with classes that can be separated there
+    is no minimizer without a `ridge`. Hoyer-Square is here to be compared with: on plain problems
+    the others beat it.
 
     Source: Ke, Shin, Lou and Ahn, "A generalized formulation for group selection via ADMM" (2024);
     Boyd et al., "Distributed optimization and statistical learning via ADMM" (2011).
@@ -127,10 +129,9 @@ class GroupGLM(BaseEstimator):
             return self.classes_[(eta > 0).astype(int)]
         return FAMILIES[self.family].mean(eta)
 
+    @available_if(lambda self: self.family == "binomial")  # type: ignore[untyped-decorator]
     def predict_proba(self, X: Any) -> Any:  # noqa: N803
-        """Probabilities of the two labels, of shape `(n, 2)`; for the binomial family."""
-        if self.family != "binomial":
-            raise AttributeError("Only the binomial family has probabilities.")
+        """Probabilities of the two labels, of shape `(n, 2)`; for the binomial family alone."""
         one = FAMILIES["binomial"].mean(self._predictor(X))
         return np.stack([1 - one, one], axis=1)
 

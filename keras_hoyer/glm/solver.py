@@ -144,7 +144,7 @@ def solve(
         mixed = relaxation * beta + (1 - relaxation) * z
         before, z = z, problem.shrink(penalty, mixed + u, 1 / rho, strengths)
         u = u + mixed - z
-        size = max(float(np.linalg.norm(beta)), float(np.linalg.norm(z)), 1e-12 * scale / rho)
+        size = max(float(np.linalg.norm(beta)), float(np.linalg.norm(z)), scale / problem.curvature)
         primal = float(np.linalg.norm(beta - z)) / size
         dual = rho * float(np.abs(z - before).max()) / scale
         if max(primal, dual) <= tol and _is_balanced(problem, z, intercept, u, rho, tol * scale):
