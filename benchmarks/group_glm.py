@@ -38,6 +38,9 @@ PENALTIES = (
 )
 
 
+Rows = tuple[np.ndarray, np.ndarray]
+
+
 @dataclasses.dataclass(frozen=True)
 class Run:
     """One run: all that its result depends on, machine and versions aside."""
@@ -49,7 +52,9 @@ class Run:
     seed: int
 
 
-def make_data(run: Run, rows: int = 200, groups: int = 80, size: int = 5, active: int = 10):
+def make_data(
+    run: Run, rows: int = 200, groups: int = 80, size: int = 5, active: int = 10
+) -> tuple[Rows, Rows, np.ndarray, np.ndarray]:
     """Training and validation rows, the true coefficients, and the group of each column.
 
     Columns have mean 0 and variance 1; neighbouring columns correlate. The signal to noise ratio is
@@ -138,7 +143,15 @@ def show() -> None:
             print(*case, f"{penalty:15}", *words, f"n={len(own)}")
 
 
-def objective(family: str, x, y, groups, strength, coef, intercept) -> float:
+def objective(
+    family: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    strength: float,
+    coef: np.ndarray,
+    intercept: float,
+) -> float:
     """The mean loss plus the group lasso, in plain NumPy."""
     eta = x @ coef + intercept
     losses = {
@@ -151,7 +164,9 @@ def objective(family: str, x, y, groups, strength, coef, intercept) -> float:
     return float(losses[family]().mean() + strength * (np.sqrt(sizes) * norms).sum())
 
 
-def fit_skglm(family: str, x, y, groups, strength, tol):
+def fit_skglm(
+    family: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray, strength: float, tol: float
+) -> tuple[np.ndarray, float, float]:
     """The same problem by skglm; seconds without compiling."""
     from skglm.datafits import LogisticGroup, PoissonGroup, QuadraticGroup
     from skglm.penalties import WeightedGroupL2

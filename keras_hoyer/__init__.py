@@ -26,6 +26,7 @@ __all__ = [
     "count_flops",
     "criteria",
     "export",
+    "glm",
     "keep_zeros",
     "load_sparse_weights",
     "measures",

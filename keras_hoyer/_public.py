@@ -2,6 +2,7 @@
 
 from keras_hoyer import callbacks as callbacks
 from keras_hoyer import criteria as criteria
+from keras_hoyer import glm as glm
 from keras_hoyer import measures as measures
 from keras_hoyer import patterns as patterns
 from keras_hoyer import proximal as proximal

@@ -108,7 +108,7 @@ class GroupGLM(BaseEstimator):
         self.max_iter = max_iter
         self.tol = tol
 
-    def fit(self, X: Any, y: Any) -> "GroupGLM":  # noqa: N803  (scikit-learn's name)
+    def fit(self, X: Any, y: Any) -> "GroupGLM":
         """Fits the model.
 
         Args:
@@ -122,7 +122,7 @@ class GroupGLM(BaseEstimator):
         init = self._initial(problem)
         return self._take(self._solve(problem, init), problem)
 
-    def predict(self, X: Any) -> Any:  # noqa: N803
+    def predict(self, X: Any) -> Any:
         """The mean of the response for each row; for the binomial family its label."""
         eta = self._predictor(X)
         if self.family == "binomial":
@@ -130,12 +130,12 @@ class GroupGLM(BaseEstimator):
         return FAMILIES[self.family].mean(eta)
 
     @available_if(lambda self: self.family == "binomial")  # type: ignore[untyped-decorator]
-    def predict_proba(self, X: Any) -> Any:  # noqa: N803
+    def predict_proba(self, X: Any) -> Any:
         """Probabilities of the two labels, of shape `(n, 2)`; for the binomial family alone."""
         one = FAMILIES["binomial"].mean(self._predictor(X))
         return np.stack([1 - one, one], axis=1)
 
-    def score(self, X: Any, y: Any) -> float:  # noqa: N803
+    def score(self, X: Any, y: Any) -> float:
         """R squared, accuracy, or the share of Poisson deviance that is explained."""
         found = self.predict(X)
         if self.family == "binomial":
@@ -159,17 +159,15 @@ class GroupGLM(BaseEstimator):
             tags.target_tags.positive_only = self.family == "poisson"
         return tags
 
-    def _predictor(self, X: Any) -> Array:  # noqa: N803
+    def _predictor(self, X: Any) -> Array:
         check_is_fitted(self)
         X = validate_data(self, X, dtype=np.float64, reset=False)
         return X @ self.coef_ + self.intercept_
 
-    def _prepare(self, X: Any, y: Any) -> Problem:  # noqa: N803
+    def _prepare(self, X: Any, y: Any) -> Problem:
         """The checked data as a problem; sets what is known of the labels and the groups."""
         self._check_arguments()
-        X, y = validate_data(
-            self, X, y, dtype=np.float64, y_numeric=self.family != "binomial"
-        )
+        X, y = validate_data(self, X, y, dtype=np.float64, y_numeric=self.family != "binomial")
         y = self._checked_response(y)
         self._names, groups = self._checked_groups(X.shape[1])
         return Problem(
@@ -252,7 +250,7 @@ class GroupGLM(BaseEstimator):
         zeros = np.zeros(columns), problem.null
         if self.init == "zeros" or self.penalty == "lasso":
             return zeros
-        lasso = penalties.make("lasso", self.gamma, self.a, self.epsilon)
+        lasso = penalties.make("lasso", self.strength, self.gamma, self.a, self.epsilon)
         found = solve(
             problem, lasso, self._strengths(problem), *zeros, None, self.max_iter, self.tol
         )
@@ -265,7 +263,7 @@ class GroupGLM(BaseEstimator):
             strengths = np.divide(
                 strengths, norms, out=np.full_like(strengths, np.inf), where=norms > 0
             )
-        penalty = penalties.make(self.penalty, self.gamma, self.a, self.epsilon)
+        penalty = penalties.make(self.penalty, self.strength, self.gamma, self.a, self.epsilon)
         floor = least_rho(penalty, strengths)
         if self.rho is not None and self.rho <= floor:
             raise ValueError(
@@ -292,7 +290,7 @@ class GroupGLM(BaseEstimator):
 
 
 def group_path(
-    X: Any,  # noqa: N803
+    X: Any,
     y: Any,
     strengths: Sequence[float] | None = None,
     n_strengths: int = 30,
@@ -324,7 +322,7 @@ def group_path(
     >>> y = x[:, :2] @ [1.0, -2.0] + 0.1 * random.normal(size=100)
     >>> path = group_path(x, y, n_strengths=4, groups=[0, 0, 1, 1, 2, 2])
     >>> [model.groups_.tolist() for model in path]
-    [[], [0], [0], [0]]
+    [[], [0], [0], [0, 1, 2]]
     """
     first = GroupGLM(**arguments)
     problem = first._prepare(X, y)
@@ -332,7 +330,7 @@ def group_path(
         check_count("n_strengths", n_strengths, 1)
         check_number("shortest", shortest, "a number between 0 and 1", lambda v: 0 < v < 1)
         per_unit = first._strengths(problem) / first.strength
-        top = float((problem.norms(problem.null_gradient) / per_unit).max())
+        top = float((problem.norms(problem.null_gradient) / per_unit).max()) * (1 + 1e-6)
         strengths = np.geomspace(top, top * shortest, n_strengths).tolist()
     for strength in strengths:
         check_number("strength", strength, "a positive number", lambda v: v > 0)

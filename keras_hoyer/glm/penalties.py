@@ -28,9 +28,9 @@ class NormPenalty:
     convex: bool = False
 
 
-def make(name: str, gamma: float, a: float | None, epsilon: float) -> NormPenalty:
-    """The penalty of a name, with its own parameters."""
-    return _MAKERS[name](gamma, a, epsilon)
+def make(name: str, strength: float, gamma: float, a: float | None, epsilon: float) -> NormPenalty:
+    """The penalty of a name, with its own parameters; `strength` is that of a group of weight 1."""
+    return _MAKERS[name](gamma, a, epsilon, strength)
 
 
 def _lasso(*_: Any) -> NormPenalty:
@@ -45,7 +45,7 @@ def _mcp(gamma: float, *_: Any) -> NormPenalty:
     return NormPenalty(shrink, lambda s: 1 / gamma)
 
 
-def _scad(gamma: float, a: float | None, epsilon: float) -> NormPenalty:
+def _scad(gamma: float, a: float | None, *_: Any) -> NormPenalty:
     knee = 3.7 if a is None else a
 
     def shrink(norms: Array, step: float, s: Array) -> Array:
@@ -54,7 +54,7 @@ def _scad(gamma: float, a: float | None, epsilon: float) -> NormPenalty:
     return NormPenalty(shrink, lambda s: 1 / (knee - 1))
 
 
-def _transformed_l1(gamma: float, a: float | None, epsilon: float) -> NormPenalty:
+def _transformed_l1(gamma: float, a: float | None, *_: Any) -> NormPenalty:
     width = 1.0 if a is None else a
 
     def shrink(norms: Array, step: float, s: Array) -> Array:
@@ -63,7 +63,7 @@ def _transformed_l1(gamma: float, a: float | None, epsilon: float) -> NormPenalt
     return NormPenalty(shrink, lambda s: float(2 * (width + 1) / width**2 * s.max()))
 
 
-def _log_sum(gamma: float, a: float | None, epsilon: float) -> NormPenalty:
+def _log_sum(gamma: float, a: float | None, epsilon: float, *_: Any) -> NormPenalty:
     def shrink(norms: Array, step: float, s: Array) -> Array:
         return concave.log_sum_of(norms, step * s, epsilon, xp=np)
 
@@ -77,10 +77,9 @@ def _l_half(*_: Any) -> NormPenalty:
     return NormPenalty(shrink)
 
 
-def _hoyer_square(*_: Any) -> NormPenalty:
+def _hoyer_square(gamma: float, a: float | None, epsilon: float, strength: float) -> NormPenalty:
     def shrink(norms: Array, step: float, s: Array) -> Array:
-        # `s` is strength times weight; the ratio has the weights inside.
-        strength = float(s.mean())
+        # The ratio has the weights inside.
         return ratios.hoyer_square_of(norms, np.float64(step * strength), s / strength, xp=np)
 
     return NormPenalty(shrink)

@@ -4,7 +4,8 @@ Both classes solve for coefficients `beta` and an intercept `b`
 
     mean(loss(X beta + b)) + ridge / 2 |beta|^2 + rho / 2 |beta - target|^2
 
-and keep what they factorized while neither `rho` nor the curvature changes.
+and keep what they factorized while neither `rho` nor the curvature changes. `X target` is handed
+over, because ADMM knows it without a pass over a large `X`.
 """
 
 from typing import Any
@@ -38,8 +39,8 @@ class Narrow:
         self._theta[self._begin :] = beta
         self._theta[: self._begin] = intercept
 
-    def solve(self, target: Array, rho: float) -> tuple[Array, float]:
-        """The minimizer: coefficients and intercept."""
+    def solve(self, target: Array, x_target: Array, rho: float) -> tuple[Array, float, Array]:
+        """The minimizer: coefficients, intercept, and `X` times the coefficients."""
         n, begin = len(self._y), self._begin
         total = rho + self._ridge
         pull = np.zeros(self._x.shape[1])
@@ -60,7 +61,8 @@ class Narrow:
             if done:
                 break
         self._theta = theta
-        return theta[begin:].copy(), float(theta[:begin].sum())
+        beta, intercept = theta[begin:].copy(), float(theta[:begin].sum())
+        return beta, intercept, self._x @ theta - intercept
 
     def _factorized(self, eta: Array, pull: Array, rho: float) -> Any:
         if self._factor is not None and self._factor[0] == rho and self._family.constant:
@@ -89,11 +91,10 @@ class Wide:
         """Where the first step begins."""
         self._intercept = intercept
 
-    def solve(self, target: Array, rho: float) -> tuple[Array, float]:
-        """The minimizer: coefficients and intercept."""
+    def solve(self, target: Array, x_target: Array, rho: float) -> tuple[Array, float, Array]:
+        """The minimizer: coefficients, intercept, and `X` times the coefficients."""
         total = rho + self._ridge
-        goal = target * (rho / total)
-        base = self._x @ goal
+        goal, base = target * (rho / total), x_target * (rho / total)
         size = len(self._y)
 
         def objective(point: Array) -> float:
@@ -126,7 +127,8 @@ class Wide:
             if done:
                 break
         self._alpha, self._intercept = point[:-1], float(point[-1])
-        return goal + self._x.T @ self._alpha, self._intercept
+        x_beta = base + self._gram @ self._alpha
+        return goal + self._x.T @ self._alpha, self._intercept, x_beta
 
     def _factorized(self, roots: Array, pull: float) -> Any:
         if self._factor is not None and self._factor[0] == pull and self._family.constant:

@@ -76,11 +76,18 @@ class Problem:
         """The L2 norm of each group."""
         return np.sqrt(np.bincount(self.groups, np.square(beta)))
 
+    def times(self, beta: Array) -> Array:
+        """`X` times coefficients of which many are zero."""
+        some = np.flatnonzero(beta)
+        if some.size > beta.size // 4:
+            return self.x @ beta
+        return self.x[:, some] @ beta[some]
+
     def best_intercept(self, beta: Array, intercept: float) -> float:
         """The intercept that is best for these coefficients."""
         if not self.fit_intercept:
             return 0.0
-        offset = self.x @ beta
+        offset = self.times(beta)
         for _ in range(50):
             eta = offset + intercept
             slope = float(self.family.slope(eta, self.y).mean())
@@ -92,7 +99,7 @@ class Problem:
 
     def gradient(self, beta: Array, intercept: float) -> Array:
         """The gradient of the mean loss and the ridge by the coefficients."""
-        slope = self.family.slope(self.x @ beta + intercept, self.y)
+        slope = self.family.slope(self.times(beta) + intercept, self.y)
         return self.x.T @ slope / len(self.y) + self.ridge * beta
 
     def shrink(self, penalty: NormPenalty, point: Array, step: float, strengths: Array) -> Array:
@@ -130,20 +137,26 @@ def solve(
         The solution; also where it has not converged.
     """
     floor = least_rho(penalty, strengths)
-    rho = max(problem.curvature, 2 * floor) if rho is None else rho
+    if rho is None:
+        rows, columns = problem.x.shape
+        # Between the mean curvature and that of the directions which the rows see.
+        rho = max(problem.curvature * np.sqrt(columns / min(rows, columns)), 2 * floor)
     # Over-relaxation is for convex penalties.
     relaxation = _RELAXATION if floor == 0 and penalty.convex else 1.0
     scale = max(float(np.abs(problem.null_gradient).max()), 1e-300)
     problem.smooth.start(beta, intercept)
     z = beta.copy()
     u = -problem.gradient(z, intercept) / rho  # in balance, if the coefficients are a solution
+    xz, xu = problem.times(z), problem.x @ u
     primal = dual = np.inf
     steps = 0
     for steps in range(1, max_iter + 1):
-        beta, intercept = problem.smooth.solve(z - u, rho)
+        beta, intercept, x_beta = problem.smooth.solve(z - u, xz - xu, rho)
         mixed = relaxation * beta + (1 - relaxation) * z
+        x_mixed = relaxation * x_beta + (1 - relaxation) * xz
         before, z = z, problem.shrink(penalty, mixed + u, 1 / rho, strengths)
-        u = u + mixed - z
+        xz = problem.times(z)
+        u, xu = u + mixed - z, xu + x_mixed - xz
         size = max(float(np.linalg.norm(beta)), float(np.linalg.norm(z)), scale / problem.curvature)
         primal = float(np.linalg.norm(beta - z)) / size
         dual = rho * float(np.abs(z - before).max()) / scale
@@ -151,9 +164,9 @@ def solve(
             break
         if steps % _BALANCE_EVERY == 0 and steps <= _BALANCE_UNTIL:
             wanted = rho * float(np.clip(np.sqrt(primal / max(dual, 1e-300)), 0.2, 5.0))
-            if not 0.5 < wanted / rho < 2:
+            if not 1 / 3 < wanted / rho < 3:
                 wanted = max(wanted, _MARGIN * floor)
-                u, rho = u * (rho / wanted), wanted
+                u, xu, rho = u * (rho / wanted), xu * (rho / wanted), wanted
     converged = max(primal, dual) <= tol
     return Solution(z, problem.best_intercept(z, intercept), steps, primal, dual, converged)
 
