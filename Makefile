@@ -1,5 +1,7 @@
 # make demo   from a dense to a sparse model and a checked file, on scikit-learn's digits
 # make test   lint and tests; KERAS_BACKEND=jax or torch chooses another backend
+# make lint   ruff and mypy alone
+# make suite  the tests alone; PYTEST_ARGS="-k shrink" chooses some
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -10,25 +12,30 @@ EXTRAS_torch = ,torch
 export KERAS_BACKEND
 export TF_CPP_MIN_LOG_LEVEL ?= 2
 
-.PHONY: demo test clean
+.PHONY: demo test lint suite clean
 
 demo: $(VENV)/examples.done
 	KERAS_BACKEND=tensorflow $(VENV)/bin/python examples/digits.py
 
-test: $(VENV)/$(KERAS_BACKEND).done
+test: lint suite
+
+lint: $(VENV)/$(KERAS_BACKEND).done
 	$(VENV)/bin/ruff check .
 	$(VENV)/bin/ruff format --check .
-	$(VENV)/bin/python -m pytest -n auto
+	$(VENV)/bin/mypy
+
+suite: $(VENV)/$(KERAS_BACKEND).done
+	$(VENV)/bin/python -m pytest -n auto $(PYTEST_ARGS)
 
 $(VENV)/bin/python:
 	$(PYTHON) -m venv $(VENV)
 	$(VENV)/bin/python -m pip install --quiet --upgrade pip
 
-$(VENV)/examples.done: setup.cfg $(VENV)/bin/python
+$(VENV)/examples.done: pyproject.toml $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable ".[examples]"
 	touch $@
 
-$(VENV)/%.done: setup.cfg $(VENV)/bin/python
+$(VENV)/%.done: pyproject.toml $(VENV)/bin/python
 	$(VENV)/bin/python -m pip install --quiet --editable ".[$(EXTRAS)$(EXTRAS_$*)]"
 	touch $@
 

@@ -1,13 +1,20 @@
-"""What the docstrings' examples may use without an import."""
+"""What the docstrings' examples may use without an import, and how JAX compiles in tests."""
 
-import keras
-import numpy as np
+import os
+
 import pytest
 
-import keras_hoyer
+# Before JAX is imported: most of a test's time is compiling, and what runs once gains nothing by
+# being optimized. `JAX_COMPILATION_CACHE_DIR` keeps what was compiled for the next run.
+os.environ.setdefault("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
 
 
 @pytest.fixture(autouse=True)
 def _doctest_names(doctest_namespace: dict) -> None:
+    import keras
+    import numpy as np
+
+    import keras_hoyer
+
     doctest_namespace.update(keras=keras, np=np, keras_hoyer=keras_hoyer)
     keras.utils.set_random_seed(0)

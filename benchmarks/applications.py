@@ -13,7 +13,6 @@ import argparse
 import gc
 import inspect
 import json
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -21,7 +20,8 @@ from pathlib import Path
 import keras
 import numpy as np
 from keras import ops
-from machine import describe_machine
+from kit.machine import describe_machine
+from kit.results import FOLDER, write
 
 from keras_hoyer.graph import channel_groups
 from keras_hoyer.graph.costs import count_flops
@@ -157,9 +157,7 @@ def measure_checked(name: str, build: Callable, fraction: float, seed: int) -> d
 def main() -> None:
     """Runs the sweep and writes its JSON."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument(
-        "--output", type=Path, default=Path(__file__).parent / "results" / "applications.json"
-    )
+    parser.add_argument("--output", type=Path, default=FOLDER / "applications.json")
     parser.add_argument("--only", nargs="*", help="names of networks; default: all")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
@@ -175,9 +173,7 @@ def main() -> None:
                 continue
             rows.append(measure_checked(name, build, fraction, arguments.seed))
             print(json.dumps(rows[-1]), flush=True)
-            part = arguments.output.with_suffix(".part")
-            part.write_text(json.dumps(document, indent=1) + "\n")
-            os.replace(part, arguments.output)
+            write(arguments.output, document)
     errors = [row["error"] for row in rows if "failure" not in row]
     print(
         f"{len(errors)} shrunk, {len(rows) - len(errors)} failed, "

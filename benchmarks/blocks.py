@@ -17,9 +17,11 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-from latency import accuracy, compare_latencies
-from machine import describe_machine
-from mnist import KERNELS, Pipeline
+from kit.latency import accuracy, compare_latencies
+from kit.machine import describe_machine
+from kit.nets import KERNELS
+from kit.results import FOLDER, write
+from mnist import Pipeline
 from plans import EPOCHS, Run
 
 import keras_hoyer as kh
@@ -64,7 +66,7 @@ def main() -> None:
     parser.add_argument("--epochs", type=int, nargs=4, default=EPOCHS[NET])
     parser.add_argument("--only-time", action="store_true", help="measure the latency again")
     folder = Path(__file__).parent
-    parser.add_argument("--results", type=Path, default=folder / "results" / "blocks.json")
+    parser.add_argument("--results", type=Path, default=FOLDER / "blocks.json")
     parser.add_argument("--cache", type=Path, default=folder.parent / "out" / "mnist")
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
@@ -83,7 +85,7 @@ def main() -> None:
         "bytes_ratio": float(np.mean([x["blocks"]["bytes"] / x["dense"]["bytes"] for x in lines])),
         "latency_ratio": float(np.mean([x["latency"]["files"]["blocks"]["ratio"] for x in lines])),
     }
-    arguments.results.write_text(json.dumps(document, indent=1) + "\n")
+    write(arguments.results, document)
     print(json.dumps(document["means"]))
 
 

@@ -23,8 +23,8 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from machine import describe_machine
-from runs import append, done_before
+from kit.machine import describe_machine
+from kit.results import FOLDER, append, done_before
 
 import keras_hoyer as kh
 
@@ -218,7 +218,7 @@ def main() -> None:
     arguments = parser.parse_args()
     arguments.cache.mkdir(parents=True, exist_ok=True)
     # What a quick run gives is of no use in the tables.
-    kept = arguments.cache if arguments.quick else folder / "results"
+    kept = arguments.cache if arguments.quick else FOLDER
     results = arguments.results or kept / "cifar.jsonl"
     data = load_data(arguments.data)
     for seed in arguments.seeds:

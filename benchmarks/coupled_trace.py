@@ -8,14 +8,14 @@ and of one with it, by turns, each in a process of its own. Writes
 import argparse
 import json
 import os
-import subprocess
-import sys
 import time
-from pathlib import Path
 
 import keras
 import numpy as np
-from machine import describe_machine
+from kit.machine import describe_machine
+from kit.processes import measured_apart
+from kit.results import FOLDER, write
+from kit.turns import turns
 
 import keras_hoyer as kh
 
@@ -48,12 +48,9 @@ def main() -> None:
         print(json.dumps(measure(arguments.one == "coupled")))
         return
     found = {"plain": [], "coupled": []}
-    for _ in range(arguments.rounds):
-        for name, rows in found.items():
-            command = [sys.executable, __file__, "--one", name]
-            output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-            rows.append(json.loads(output.splitlines()[-1]))
-            print(name, rows[-1], flush=True)
+    for _, name in turns(found, arguments.rounds):
+        found[name].append(measured_apart(__file__, "--one", name))
+        print(name, found[name][-1], flush=True)
     medians = {
         name: {key: float(np.median([row[key] for row in rows])) for key in rows[0]}
         for name, rows in found.items()
@@ -68,8 +65,7 @@ def main() -> None:
         "machine": describe_machine(),
     }
     print(result["ratio_first"], result["ratio_later"])
-    path = Path(__file__).parent / "results" / "coupled_trace.json"
-    path.write_text(json.dumps(result, indent=1) + "\n")
+    write(FOLDER / "coupled_trace.json", result)
 
 
 if __name__ == "__main__":

@@ -10,18 +10,15 @@ already are not made again.
 """
 
 import argparse
-import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from machine import describe_machine
+from kit.results import FOLDER, read_cells, write_cells
 
 from keras_hoyer.exporters import ExportError, export
 
@@ -381,13 +378,12 @@ def cell(model: keras.Model, data: Any, ending: str, quantize: str | None, io: s
 def main() -> None:
     """Runs the cases that were asked for."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    default = Path(__file__).parent / "results" / "export_layers.json"
-    parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--out", type=Path, default=FOLDER / "export_layers.json")
     parser.add_argument("--only", nargs="+", help="cases whose name holds one of these words")
     parser.add_argument("--files", nargs="+", type=int, default=list(range(len(FILES))))
     arguments = parser.parse_args()
     out = arguments.out
-    cells = json.loads(out.read_text())["cells"] if out.exists() else []
+    cells = read_cells(out)
     for name, make in CASES.items():
         if arguments.only and not any(word in name for word in arguments.only):
             continue
@@ -414,16 +410,7 @@ def write(out: Path, cells: list[dict]) -> dict[str, list[int]]:
         right = [row["outcome"] == "right" for row in cells if key(row) == file]
         counts[" ".join(word or "float32" for word in file)] = [sum(right), len(right)]
     packages = ("keras", "tensorflow", "ai-edge-litert", "tf2onnx", "onnxruntime", "numpy")
-    header = {
-        "versions": {package: version(package) for package in packages},
-        "machine": describe_machine(),
-        "counts": counts,
-    }
-    lines = ",\n".join(json.dumps(row) for row in cells)
-    out.parent.mkdir(parents=True, exist_ok=True)
-    part = out.with_suffix(".part")
-    part.write_text(f'{json.dumps(header)[:-1]}, "cells": [\n{lines}\n]}}\n')
-    os.replace(part, out)
+    write_cells(out, packages, {"counts": counts}, cells)
     return counts
 
 

@@ -14,17 +14,16 @@ start as you like.
 
 import argparse
 import itertools
-import json
-import os
 import tempfile
 import time
 from collections.abc import Callable
-from importlib.metadata import version
 from pathlib import Path
 
 import keras
 import numpy as np
-from machine import describe_machine
+from kit.nets import CNN, MLP
+from kit.nets import lenet as paper_net
+from kit.results import FOLDER, read_cells, write_cells
 
 from keras_hoyer.exporters import ExportError, export, litert, processes, signatures
 
@@ -39,20 +38,12 @@ QUANTIZATIONS = (None, "float16", "dynamic", "int8")
 
 def mlp() -> keras.Model:
     """The 784-300-100-10 network, of which 16 divides neither hidden layer."""
-    hidden = [layers.Dense(n, "relu") for n in (300, 100)]
-    return keras.Sequential([keras.Input((784,)), *hidden, layers.Dense(10)])
+    return paper_net(MLP)
 
 
 def lenet() -> keras.Model:
     """LeNet-5 with 20-50-500."""
-    convolutions = [
-        layers.Conv2D(20, 5, activation="relu"),
-        layers.MaxPooling2D(),
-        layers.Conv2D(50, 5, activation="relu"),
-        layers.MaxPooling2D(),
-    ]
-    dense = [layers.Flatten(), layers.Dense(500, "relu"), layers.Dense(10)]
-    return keras.Sequential([keras.Input((28, 28, 1)), *convolutions, *dense])
+    return paper_net(CNN, activation="relu")
 
 
 def separable() -> keras.Model:
@@ -192,31 +183,20 @@ def write(file: Path, cells: list[dict]) -> dict[str, int]:
     """Writes the cells, a line each, and returns how many came out how."""
     packages = ("keras", "tensorflow", "ai-edge-litert", "numpy")
     counts = {o: sum(c["outcome"] == o for c in cells) for o in ("right", "error", "WRONG")}
-    header = {
-        "versions": {name: version(name) for name in packages},
-        "machine": describe_machine(),
-        "seed": 0,
-        "counts": counts,
-    }
-    lines = ",\n".join(json.dumps(cell) for cell in cells)
-    file.parent.mkdir(parents=True, exist_ok=True)
-    part = file.with_suffix(".part")
-    part.write_text(f'{json.dumps(header)[:-1]}, "cells": [\n{lines}\n]}}\n')
-    os.replace(part, file)
+    write_cells(file, packages, {"seed": 0, "counts": counts}, cells)
     return counts
 
 
 def main() -> None:
     """Runs the cells that were asked for and have no line yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    default = Path(__file__).parent / "results" / "export_matrix.json"
-    parser.add_argument("--out", type=Path, default=default)
+    parser.add_argument("--out", type=Path, default=FOLDER / "export_matrix.json")
     parser.add_argument("--nets", nargs="+", choices=NETS, default=list(NETS))
     parser.add_argument("--patterns", nargs="+", choices=PATTERNS, default=list(PATTERNS))
     parser.add_argument("--sparsities", nargs="+", type=float, default=list(SPARSITIES))
     arguments = parser.parse_args()
     out = arguments.out
-    cells = json.loads(out.read_text())["cells"] if out.exists() else []
+    cells = read_cells(out)
     known = {(c["net"], c["pattern"], c["sparsity"]) for c in cells}
     choices = itertools.product(arguments.nets, arguments.patterns, arguments.sparsities)
     for net, pattern, sparsity in choices:

@@ -17,9 +17,6 @@ import contextlib
 import gc
 import io
 import json
-import os
-import statistics
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -28,8 +25,11 @@ import keras
 import numpy as np
 from applications import randomize, randomize_statistics
 from export_matrix import lenet, mlp
-from latency import compare_latencies
-from machine import describe_machine
+from kit.latency import compare_latencies
+from kit.machine import describe_machine
+from kit.results import FOLDER, rounded, write
+from kit.tables import table as markdown
+from kit.turns import CLOCK, by_turns
 
 import keras_hoyer as kh
 
@@ -203,19 +203,14 @@ def overhead(cache: Path, rounds: int = 4) -> dict:
         "converter": convert,
         "export": lambda: kh.export(model, cache / "overhead.tflite"),
     }
-    seconds = {name: [] for name in actions}
-    for number in range(-1, rounds):
-        for name, action in actions.items():
-            start = time.perf_counter()
-            action()
-            if number >= 0:  # the first round loads what is imported late
-                seconds[name].append(round(time.perf_counter() - start, 2))
-    ratios = [a / b for a, b in zip(seconds["export"], seconds["converter"], strict=True)]
+    times = by_turns(actions, rounds)
     return {
-        "seconds": seconds,
-        "ratio": round(statistics.median(ratios), 2),
-        "quartiles": np.percentile(ratios, [25, 75]).round(2).tolist(),
-        "load_average": round(os.getloadavg()[0], 2),
+        "seconds": {
+            name: rounded(took[:, CLOCK].tolist(), 2) for name, took in times.seconds.items()
+        },
+        "ratio": rounded(times.ratio("export", "converter"), 2),
+        "quartiles": rounded(times.quartiles("export", "converter"), 2),
+        "load_average": times.load_average,
         "machine": {**describe_machine(), "tensorflow": version("tensorflow")},
     }
 
@@ -276,14 +271,14 @@ def bars(axes: object, ratios: list[float], texts: list[str], colors: list[str])
 def table(document: dict) -> str:
     """Bytes and latency, of that of the dense float32 file, as a Markdown table."""
     header = ["", *(f"{title}{what}" for title in TITLES.values() for what in (", file", ", time"))]
-    lines = [header, ["---"] * len(header)]
+    rows = []
     for name in METHODS:
         line = [f"`{name}`"]
         for net in TITLES:
             made = document[net]["methods"][name]
             line += [in_bytes(made["bytes"]), f"{made['latency']['ratio']:.2f}"]
-        lines.append(line)
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+        rows.append(line)
+    return "\n".join(markdown(header, rows)).rstrip()
 
 
 def in_bytes(value: int) -> str:
@@ -305,8 +300,7 @@ def main() -> None:
     parser.add_argument("--only-time", action="store_true", help="only the latencies, again")
     parser.add_argument("--only-draw", action="store_true", help="only the picture")
     folder = Path(__file__).parent
-    results = folder / "results" / "export_methods.json"
-    parser.add_argument("--results", type=Path, default=results)
+    parser.add_argument("--results", type=Path, default=FOLDER / "export_methods.json")
     parser.add_argument("--cache", type=Path, default=folder.parent / "out" / "export_methods")
     arguments = parser.parse_args()
     results, cache = arguments.results, arguments.cache
@@ -318,7 +312,7 @@ def main() -> None:
             document[part] = timed(part, made, cache)
         elif not arguments.only_time:
             document[part] = others[part](cache)
-        results.write_text(json.dumps({"seed": SEED, **document}, indent=1) + "\n")
+        write(results, {"seed": SEED, **document})
     if all(net in document for net in TITLES):
         draw(document, results.with_suffix(".png"))
         print(table(document))

@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 from hostile_bombs import write_bombs
 from hostile_mutations import mutants
+from kit.processes import memory
 
 ROOT = Path(__file__).parents[1]
 RESULTS = ROOT / "benchmarks" / "results" / "hostile_files.json"
@@ -175,16 +176,16 @@ def read_all(format: str, folder: Path, count: int, seed: int) -> dict[str, Any]
         assert read(original) == "read"
     # The kernel forgets what the imports took.
     Path("/proc/self/clear_refs").write_text("5")
-    start = _memory("self", "VmHWM")
+    start = _megabytes("VmHWM")
     wrong: list[str] = []
     bombs = {}
     for path in sorted(folder.glob(f"bomb.*.{format}")):
-        before, begin = _memory("self", "VmHWM"), time.perf_counter()
+        before, begin = _megabytes("VmHWM"), time.perf_counter()
         outcome = _outcome(read, path, wrong, path.name)
         bombs[path.name] = {
             "bytes": path.stat().st_size,
             "outcome": outcome,
-            "megabytes": round(_memory("self", "VmHWM") - before, 1),
+            "megabytes": round(_megabytes("VmHWM") - before, 1),
             "seconds": round(time.perf_counter() - begin, 2),
         }
         # Weights that were read have been compared with the right ones.
@@ -203,7 +204,7 @@ def read_all(format: str, folder: Path, count: int, seed: int) -> dict[str, Any]
     return {
         "bombs": bombs,
         "mutants": dict(outcomes.most_common()),
-        "growth_megabytes": round(_memory("self", "VmHWM") - start, 1),
+        "growth_megabytes": round(_megabytes("VmHWM") - start, 1),
         "wrong": wrong,
     }
 
@@ -227,7 +228,7 @@ def watch(format: str, folder: Path, count: int, seed: int) -> dict[str, Any]:
     command = [sys.executable, __file__, "--read", str(folder), "--formats", format]
     process = subprocess.Popen([*command, "--count", str(count), "--seed", str(seed)])
     while process.poll() is None:
-        if _memory(process.pid, "VmRSS") > STOPPED_AT:
+        if _megabytes("VmRSS", process.pid) > STOPPED_AT:
             process.kill()
         time.sleep(0.02)
     if process.returncode:
@@ -235,13 +236,8 @@ def watch(format: str, folder: Path, count: int, seed: int) -> dict[str, Any]:
     return json.loads(out.read_text())
 
 
-def _memory(process: int | str, kind: str) -> float:
-    """Megabytes that a process takes now (`VmRSS`) or has taken at most (`VmHWM`)."""
-    try:
-        lines = Path(f"/proc/{process}/status").read_text().splitlines()
-    except OSError:  # it has just ended
-        return 0.0
-    return next((int(line.split()[1]) / 1000 for line in lines if line.startswith(kind)), 0.0)
+def _megabytes(kind: str, process: int | str = "self") -> float:
+    return memory(kind, process) / 1e6
 
 
 def main() -> int:
@@ -260,7 +256,8 @@ def main() -> int:
         (options.read / f"outcome.{format}.json").write_text(json.dumps(outcome))
         return 0
 
-    from machine import describe_machine
+    from kit.machine import describe_machine
+    from kit.results import write
 
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     results = {}
@@ -279,7 +276,7 @@ def main() -> int:
         "allowed_growth_megabytes": LARGEST_GROWTH,
         "formats": results,
     }
-    options.out.write_text(json.dumps(document, indent=1) + "\n")
+    write(options.out, document)
     wrong = sum(
         len(result["wrong"]) + (result.get("growth_megabytes", 0) > LARGEST_GROWTH)
         for result in results.values()

@@ -129,14 +129,15 @@ def main() -> None:
     if options.train:
         train(options.train, options.folder)
         return
-    from machine import describe_machine
+    from kit.machine import describe_machine
+    from kit.results import write
 
     rng = random.Random(options.seed)
     results = [measure(method, options.kills, rng) for method in ("gradual", "budget")]
     for result in results:
         print(json.dumps(result))
     record = {"machine": describe_machine(), "seed": options.seed, "results": results}
-    options.output.write_text(json.dumps(record, indent=1) + "\n")
+    write(options.output, record)
 
 
 if __name__ == "__main__":

@@ -10,23 +10,21 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from kit import results
+from kit.results import FOLDER
+from kit.tables import table
+from methods import METHODS
 from plans import PLANS
 
 mpl.use("Agg")
 import matplotlib.pyplot as plt
 import matplotlib.ticker
 
-FOLDER = Path(__file__).parent / "results"
 PAGE = Path(__file__).parent.parent / "RESULTS.md"
 DENSE_FLOPS = {"300-100": 266_200, "lenet-5": 2_293_000}
 TITLES = {"300-100": "LeNet-300-100", "lenet-5": "LeNet-5"}
-STRUCTURED = ("structured", "channels")
-CURVES = {
-    "gradual": "cut gradually, distilled",
-    "once": "cut once, all kernels ranked together, distilled",
-    "threshold": "cut once by the paper's rule, distilled",
-    "paper": "the paper's method: cut once by its rule, labels",
-}
+CURVES = {method.name: method.title for method in METHODS.values() if method.title}
+STRUCTURED = [method.name for method in METHODS.values() if method.structured]
 STYLES = {
     "HoyerSquare": {"color": "C0", "marker": "o"},
     "L1": {"color": "C1", "marker": "s"},
@@ -45,8 +43,7 @@ NAMES = {
 
 def read_lines(name: str) -> list[dict]:
     """The lines of a file of results; none if there is no such file."""
-    file = FOLDER / name
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return results.read_lines(FOLDER / name)
 
 
 def by_setting(runs: list[dict]) -> list[list[dict]]:
@@ -77,26 +74,9 @@ def spread(values: list[float], scale: float = 1, digits: int = 2) -> str:
     return mean if len(set(values)) == 1 else f"{mean} ± {np.std(values, ddof=1):.{digits}f}"
 
 
-def table(header: list[str], rows: list[list[str]]) -> list[str]:
-    """A Markdown table."""
-    if not rows:
-        return ["Not measured yet.", ""]
-    lines = [header, ["---"] * len(header), *rows]
-    return ["| " + " | ".join(map(str, line)) + " |" for line in lines] + [""]
-
-
 def describe(run: dict) -> str:
     """What a run did, in words."""
-    how = {
-        "paper": f"cut once below {run['amount']:g} std, fine-tuned on labels",
-        "gradual": "cut gradually",
-        "once": "cut once, all kernels ranked together",
-        "threshold": "cut once, at the same share of each kernel's std",
-        "budget": f"`BudgetPruning(budget={run['amount']:g})`",
-        "structured": f"inputs and units cut to {run['amount']:.1%} of the FLOPs",
-        "channels": f"channels cut to {run['amount']:.1%} of the FLOPs, shrunk",
-        "dense": "dense",
-    }[run["method"]]
+    how = METHODS[run["method"]].describe(run)
     if run["method"] == "dense":
         return f"{how}, with dropout" if run["dropout"] else how
     taught = {"labels": "", "dense": ", distilled"}[run["teacher"]]
@@ -170,8 +150,8 @@ def worth_telling(groups: list[list[dict]]) -> list[list[dict]]:
         kinds[group[0]["method"], group[0]["penalty"]].append(group)
     on_front = [group for kind in kinds.values() for group in front(kind)]
     told = [group for group in groups if group in on_front or len(group) > 1]
-    methods = ["dense", "budget", *CURVES]
-    return sorted(told, key=lambda group: methods.index(group[0]["method"]))
+    order = list(METHODS)
+    return sorted(told, key=lambda group: order.index(group[0]["method"]))
 
 
 def structured_tables(net: str, runs: list[dict], published: dict) -> list[str]:

@@ -8,14 +8,14 @@ with `KERAS_BACKEND`.
 """
 
 import argparse
-import json
-import os
-import time
 from pathlib import Path
 
 import keras
 import numpy as np
-from machine import describe_machine
+from kit.machine import describe_machine
+from kit.nets import lenet
+from kit.results import FOLDER, rounded, write
+from kit.turns import PROCESSOR, Times, by_turns
 
 import keras_hoyer as kh
 
@@ -26,36 +26,26 @@ SPARSITY = 0.95
 def build() -> keras.Model:
     """LeNet-300-100, compiled with Adam."""
     keras.utils.set_random_seed(SEED)
-    model = keras.Sequential(
-        [
-            keras.Input((784,)),
-            keras.layers.Dense(300, "relu"),
-            keras.layers.Dense(100, "relu"),
-            keras.layers.Dense(10),
-        ]
-    )
+    model = lenet()
     model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
     return model
 
 
-def measure(rounds: int, samples: int, batch: int) -> tuple[np.ndarray, np.ndarray]:
-    """Seconds of the dense and of the masked epochs: rows of rounds, columns clock and CPU."""
+def measure(rounds: int, samples: int, batch: int) -> Times:
+    """Times of the epochs `dense` and `masked`."""
     random = np.random.default_rng(SEED)
     x = random.random((samples, 784), "float32")
     y = random.integers(0, 10, samples)
     dense, masked = build(), build()
     kh.prune(masked, kh.criteria.TargetSparsity(SPARSITY))
-    seconds = {id(dense): [], id(masked): []}
-    for number in range(-1, rounds):
-        for model in (dense, masked) if number % 2 else (masked, dense):
-            start = time.perf_counter(), time.process_time()
-            model.fit(x, y, batch_size=batch, epochs=1, verbose=0)
-            end = time.perf_counter(), time.process_time()
-            if number >= 0:  # the first round compiles
-                seconds[id(model)].append(np.subtract(end, start))
+    actions = {
+        "dense": lambda: dense.fit(x, y, batch_size=batch, epochs=1, verbose=0),
+        "masked": lambda: masked.fit(x, y, batch_size=batch, epochs=1, verbose=0),
+    }
+    times = by_turns(actions, rounds)
     if kh.report(masked).sparsity < SPARSITY - 1e-4:
         raise RuntimeError("the zeros were not kept, so the measurement says nothing")
-    return np.array(seconds[id(dense)]), np.array(seconds[id(masked)])
+    return times
 
 
 def main() -> None:
@@ -64,29 +54,30 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=60)
     parser.add_argument("--samples", type=int, default=6_000)
     parser.add_argument("--batch", type=int, default=100)
+    parser.add_argument("--output", type=Path, default=FOLDER, help="a folder")
     arguments = parser.parse_args()
-    dense, masked = measure(arguments.rounds, arguments.samples, arguments.batch)
-    ratios = masked / dense
+    settings = {name: getattr(arguments, name) for name in ("rounds", "samples", "batch")}
+    times = measure(**settings)
     result = {
         "model": "LeNet-300-100",
         "optimizer": "Adam",
         "seed": SEED,
         "sparsity": SPARSITY,
-        **vars(arguments),
-        "dense_epoch_s": round(float(np.median(dense[:, 0])), 4),
-        "masked_epoch_s": round(float(np.median(masked[:, 0])), 4),
-        "ratio": round(float(np.median(ratios[:, 0])), 3),
-        "ratio_quartiles": [round(float(q), 3) for q in np.percentile(ratios[:, 0], [25, 75])],
-        "load_average": round(os.getloadavg()[0], 1),
-        "ratio_cpu": round(float(np.median(ratios[:, 1])), 3),
+        **settings,
+        "dense_epoch_s": rounded(times.median("dense"), 4),
+        "masked_epoch_s": rounded(times.median("masked"), 4),
+        "ratio": rounded(times.ratio("masked", "dense"), 3),
+        "ratio_quartiles": rounded(times.quartiles("masked", "dense"), 3),
+        "load_average": times.load_average,
+        "ratio_cpu": rounded(times.ratio("masked", "dense", PROCESSOR), 3),
+        "machine": describe_machine(),
     }
+    backend = keras.backend.backend()
     print(
-        f"{keras.backend.backend()}: dense {result['dense_epoch_s']} s, masked "
-        f"{result['masked_epoch_s']} s, ratio {result['ratio']}, of CPU time {result['ratio_cpu']}"
+        f"{backend}: dense {result['dense_epoch_s']} s, masked {result['masked_epoch_s']} s, "
+        f"ratio {result['ratio']}, of CPU time {result['ratio_cpu']}"
     )
-    path = Path(__file__).parent / "results" / f"mask_cost_{keras.backend.backend()}.json"
-    path.parent.mkdir(exist_ok=True)
-    path.write_text(json.dumps({**result, "machine": describe_machine()}, indent=2) + "\n")
+    write(arguments.output / f"mask_cost_{backend}.json", result)
 
 
 if __name__ == "__main__":

@@ -6,15 +6,14 @@ Writes `benchmarks/results/penalty_cost_BACKEND.json`. Choose the backend with `
 """
 
 import argparse
-import json
-import os
 import pathlib
-import time
 from collections.abc import Callable
 
 import keras
 import numpy as np
-from machine import describe_machine
+from kit.machine import describe_machine
+from kit.results import FOLDER, rounded, write
+from kit.turns import Times, by_turns
 
 import keras_hoyer
 
@@ -42,39 +41,31 @@ def build(penalty: Callable, jit: bool | str) -> keras.Model:
     return model
 
 
-def measure(rounds: int, jit: bool | str) -> dict[str, list[float]]:
-    """Seconds of each model's steps, one list for each penalty, in the order of the rounds."""
+def measure(rounds: int, jit: bool | str) -> Times:
+    """Times of each model's steps, by the penalty."""
     random = np.random.default_rng(SEED)
     x = random.random((BATCH, WIDTHS[0]), "float32")
     y = random.integers(0, WIDTHS[-1], BATCH)
-    models = {name: build(penalty, jit) for name, penalty in PENALTIES.items()}
-    for model in models.values():
-        for _ in range(3):
-            model.train_on_batch(x, y)
-    seconds = {name: [] for name in models}
-    for _ in range(rounds):
-        for name, model in models.items():
-            start = time.perf_counter()
-            model.train_on_batch(x, y)  # returns the loss as a number: the step has ended
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
+    steps = {}
+    for name, penalty in PENALTIES.items():
+        model = build(penalty, jit)
+        # Returns the loss as a number: the step has ended.
+        steps[name] = lambda model=model: model.train_on_batch(x, y)
+    return by_turns(steps, rounds, warmup=3)
 
 
-def summarize(seconds: dict[str, list[float]]) -> dict[str, dict]:
+def summarize(times: Times) -> dict[str, dict]:
     """Median step, ratio to the bare step and added time, and that as a share of L1L2's."""
-    times = {name: np.array(values) for name, values in seconds.items()}
-    added = {name: np.median(values - times["none"]) for name, values in times.items()}
+    added = {name: 1e3 * times.added(name, "none") for name in times.seconds}
     return {
         name: {
-            "step_ms": round(1e3 * float(np.median(values)), 1),
-            "ratio_to_bare": round(float(np.median(values / times["none"])), 3),
-            "added_ms": round(1e3 * float(added[name]), 1),
-            "added_ms_quartiles": [
-                round(1e3 * float(np.quantile(values - times["none"], q)), 1) for q in (0.25, 0.75)
-            ],
-            "added_share_of_l1l2": round(float(added[name] / added["keras L1L2"]), 3),
+            "step_ms": rounded(1e3 * times.median(name), 1),
+            "ratio_to_bare": rounded(times.ratio(name, "none"), 3),
+            "added_ms": rounded(added[name][1], 1),
+            "added_ms_quartiles": rounded(added[name][[0, 2]].tolist(), 1),
+            "added_share_of_l1l2": rounded(added[name][1] / added["keras L1L2"][1], 3),
         }
-        for name, values in times.items()
+        for name in times.seconds
     }
 
 
@@ -82,11 +73,11 @@ def main() -> None:
     """Measures, prints a table and writes the JSON."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--rounds", type=int, default=40, help="steps of each model")
-    parser.add_argument(
-        "--output", type=pathlib.Path, default=pathlib.Path(__file__).parent / "results"
-    )
+    parser.add_argument("--output", type=pathlib.Path, default=FOLDER, help="a folder")
     arguments = parser.parse_args()
     backend = keras.backend.backend()
+    modes = ("auto", False) if backend == "tensorflow" else ("auto",)
+    times = {f"jit_compile={jit}": measure(arguments.rounds, jit) for jit in modes}
     result = {
         "machine": describe_machine(),
         "keras_hoyer": keras_hoyer.__version__,
@@ -95,20 +86,14 @@ def main() -> None:
         "batch": BATCH,
         "optimizer": "Adam",
         "rounds": arguments.rounds,
-        "results": {
-            f"jit_compile={jit}": summarize(measure(arguments.rounds, jit))
-            for jit in (("auto", False) if backend == "tensorflow" else ("auto",))
-        },
+        "results": {mode: summarize(measured) for mode, measured in times.items()},
+        "load_average": [measured.load_average for measured in times.values()],
     }
     for mode, rows in result["results"].items():
         print(f"{backend}, {mode}")
         for name, row in rows.items():
             print(f"  {name:28s}", *(f"{key} {value}" for key, value in row.items()))
-    # Other work on the machine widens the quartiles, and shows here.
-    result["load_average"] = os.getloadavg()
-    arguments.output.mkdir(parents=True, exist_ok=True)
-    path = arguments.output / f"penalty_cost_{backend}.json"
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write(arguments.output / f"penalty_cost_{backend}.json", result)
 
 
 if __name__ == "__main__":

@@ -6,14 +6,14 @@ Each case runs in its own process. Needs Linux, whose kernel counts the memory. 
 
 import argparse
 import json
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import keras
 import numpy as np
-from machine import describe_machine
+from kit.machine import describe_machine
+from kit.processes import measured_apart, memory
+from kit.results import FOLDER, write
 
 import keras_hoyer as kh
 
@@ -25,14 +25,6 @@ CASES = {
     "blocks of 4 x 1": (6, 4096, kh.patterns.Block((4, 1)), 0.9),
     "2 of 4": (6, 4096, kh.patterns.NByM(2, 4), 0.5),
 }
-
-
-def memory(field: str) -> int:
-    """Resident bytes of this process: `"VmRSS"` now, `"VmHWM"` the most since it was reset."""
-    for line in Path("/proc/self/status").read_text().splitlines():
-        if line.startswith(f"{field}:"):
-            return int(line.split()[1]) * 1024
-    raise RuntimeError(f"/proc/self/status has no {field}")
 
 
 def measure(name: str) -> dict[str, object]:
@@ -68,14 +60,10 @@ def main() -> None:
         return
     results = {}
     for name in CASES:
-        command = [sys.executable, __file__, "--case", name]
-        output = subprocess.run(command, stdout=subprocess.PIPE, check=True, text=True).stdout
-        results[name] = json.loads(output.splitlines()[-1])
+        results[name] = measured_apart(__file__, "--case", name)
         print(keras.backend.backend(), name, results[name])
-    path = Path(__file__).parent / "results" / f"prune_large_{keras.backend.backend()}.json"
-    path.parent.mkdir(exist_ok=True)
     result = {"seed": SEED, "results": results, "machine": describe_machine()}
-    path.write_text(json.dumps(result, indent=2) + "\n")
+    write(FOLDER / f"prune_large_{keras.backend.backend()}.json", result)
 
 
 if __name__ == "__main__":

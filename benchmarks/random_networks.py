@@ -23,8 +23,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # the tensors are tiny
 
 import keras
 import numpy as np
-from machine import describe_machine
-from runs import append
+from kit.machine import describe_machine
+from kit.results import append, read_lines, write
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "tests"))
@@ -43,7 +43,7 @@ def main() -> None:
     parser.add_argument("--results", type=Path, default=results)
     args = parser.parse_args()
     warnings.simplefilter("ignore")  # Keras warns of masks that layers drop
-    lines = _lines(args.lines)
+    lines = read_lines(args.lines)
     done = {line["number"] for line in lines if line["seed"] == args.seed}
     for number in range(args.count):
         if number not in done:
@@ -53,18 +53,14 @@ def main() -> None:
             gc.collect()
     lines = [
         line
-        for line in _lines(args.lines)
+        for line in read_lines(args.lines)
         if line["seed"] == args.seed and line["number"] < args.count
     ]
     summary = _summary(args.seed, lines)
-    args.results.write_text(json.dumps(summary, indent=1) + "\n")
+    write(args.results, summary)
     print(
         json.dumps({k: v for k, v in summary.items() if k not in ("kinds", "networks")}, indent=1)
     )
-
-
-def _lines(file: Path) -> list[dict]:
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
 def _examined(seed: int, number: int) -> dict:

@@ -14,8 +14,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
-from latency import compare_latencies
-from machine import describe_machine
+from kit.latency import compare_latencies
+from kit.machine import describe_machine
+from kit.results import FOLDER, write
 
 import keras_hoyer as kh
 
@@ -23,7 +24,6 @@ NETWORKS = {"ResNet-50": "ResNet50", "MobileNetV2": "MobileNetV2"}
 SHARES = (1.0, 0.75, 0.5, 0.35, 0.25)
 THREADS = 2
 SEED = 0
-RESULTS = Path(__file__).parent / "results"
 
 
 def build(name: str) -> keras.Model:
@@ -95,7 +95,7 @@ def main() -> None:
     parser.add_argument("--multiple-of", type=int, default=8, help="channels are cut in such steps")
     parser.add_argument("--draw", action="store_true", help="draw from the JSON, measure nothing")
     arguments = parser.parse_args()
-    path = RESULTS / "shrink_latency.json"
+    path = FOLDER / "shrink_latency.json"
     if not arguments.draw:
         with tempfile.TemporaryDirectory() as folder:
             results = {
@@ -108,7 +108,7 @@ def main() -> None:
             "multiple_of": arguments.multiple_of,
             "results": results,
         }
-        path.write_text(json.dumps(document, indent=1) + "\n")
+        write(path, document)
     draw(json.loads(path.read_text()), path.with_suffix(".png"))
 
 

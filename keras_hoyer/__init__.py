@@ -33,10 +33,12 @@ __all__ = [
     "patterns",
     "proximal",
     "prune",
+    "recalibrate",
     "register_rule",
     "regularize",
     "report",
     "schedules",
+    "scores",
     "shrink",
     "strip",
 ]
@@ -47,7 +49,8 @@ def _is_the_program() -> bool:
 
     Both import this file before they see their arguments, and Keras takes seconds to import.
     """
-    program, *arguments = getattr(sys, "argv", None) or [""]
+    typed: list[str] = getattr(sys, "argv", None) or [""]
+    program, *arguments = typed
     if program == "-m":  # stands there until Python has found the module that it was asked to run
         return sys.orig_argv[-len(arguments) - 1] == __name__
     return os.path.splitext(os.path.basename(program))[0] == "keras-hoyer"

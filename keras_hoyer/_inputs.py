@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
+from keras_hoyer._keras import all_of, nodes_into
+
 _TABLES = (keras.layers.Embedding, keras.layers.CategoryEncoding)
 
 
@@ -27,15 +29,16 @@ def random_arrays(
     rng = np.random.default_rng(0)
     limits = [
         getattr(layer, "input_dim", None) or getattr(layer, "num_tokens", None) or 10
-        for layer in (model._flatten_layers() if model else [])
+        for layer in (all_of(model) if model else [])
         if isinstance(layer, _TABLES)
     ]
     bound = min([*(limits or [10]), *([] if limit is None else [limit])])
     indexed = _inputs_of_tables(model, len(specs)) if limits else set()
-    arrays = []
+    arrays: list[np.ndarray] = []
     for number, (sizes, dtype) in enumerate(specs):
-        batch = sizes[:1] and (sizes[0] or samples,)
+        batch = [size or samples for size in sizes[:1]]
         shape = (*batch, *(unknown if size is None else size for size in sizes[1:]))
+        array: np.ndarray
         if dtype == "bool":
             array = rng.integers(0, 2, shape)
         elif number in indexed or "int" in dtype:
@@ -55,8 +58,8 @@ def _inputs_of_tables(model: keras.Model, count: int) -> set[int]:
     indexed = set()
     for operation in model.operations:
         if isinstance(operation, keras.Layer) and any(
-            isinstance(layer, _TABLES) for layer in operation._flatten_layers()
+            isinstance(layer, _TABLES) for layer in all_of(operation)
         ):
-            for node in operation._inbound_nodes:
+            for node in nodes_into(operation):
                 indexed |= {numbers[id(t)] for t in node.input_tensors if id(t) in numbers}
     return indexed

@@ -5,16 +5,10 @@ from collections.abc import Iterator, Sequence
 
 import keras
 
+from keras_hoyer._keras import all_of, dtype_policy
+
 HALF = ("float16", "bfloat16")
 FLOATS = (*HALF, "float32", "float64")
-
-
-class _Policy(keras.dtype_policies.DTypePolicy):
-    """Computes in one dtype whatever the dtype of the variables, and casts them."""
-
-    def __init__(self, compute_dtype: str, variable_dtype: str) -> None:
-        super().__init__(compute_dtype)
-        self._variable_dtype = variable_dtype
 
 
 @contextlib.contextmanager
@@ -28,22 +22,24 @@ def computing_in(dtype: str, model: keras.Model, only: Sequence[str] = FLOATS) -
     """
     changed = [
         (layer, layer.dtype_policy)
-        for layer in model._flatten_layers()
+        for layer in all_of(model)
         if layer.compute_dtype in only and layer.compute_dtype != dtype
     ]
     with _wide_numbers() if dtype == "float64" else contextlib.nullcontext():
         try:
             for layer, policy in changed:
-                layer.dtype_policy = _Policy(dtype, policy.variable_dtype)
+                layer.dtype_policy = dtype_policy(dtype, policy.variable_dtype)
             yield
         finally:
             for layer, policy in changed:
                 layer.dtype_policy = policy
 
 
-def _wide_numbers() -> contextlib.AbstractContextManager:
+def _wide_numbers() -> contextlib.AbstractContextManager[None]:
     if keras.backend.backend() != "jax":
         return contextlib.nullcontext()
     import jax  # noqa: PLC0415  (only where it is the backend)
 
-    return jax.enable_x64(True) if hasattr(jax, "enable_x64") else jax.experimental.enable_x64()
+    enable = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.enable_x64
+    scope: contextlib.AbstractContextManager[None] = enable(True)
+    return scope

@@ -7,6 +7,7 @@ from keras_hoyer import measures as measures
 from keras_hoyer import patterns as patterns
 from keras_hoyer import proximal as proximal
 from keras_hoyer import schedules as schedules
+from keras_hoyer import scores as scores
 from keras_hoyer.attach import regularize as regularize
 from keras_hoyer.attach import strip as strip
 from keras_hoyer.exporters import ExportError as ExportError
@@ -19,6 +20,7 @@ from keras_hoyer.graph.costs import count_flops as count_flops
 from keras_hoyer.graph.shrink import shrink as shrink
 from keras_hoyer.pruning import keep_zeros as keep_zeros
 from keras_hoyer.pruning import prune as prune
+from keras_hoyer.recalibration import recalibrate as recalibrate
 from keras_hoyer.regularizers import L1 as L1
 from keras_hoyer.regularizers import GroupHoyer as GroupHoyer
 from keras_hoyer.regularizers import GroupHoyerSquare as GroupHoyerSquare

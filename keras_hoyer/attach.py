@@ -1,16 +1,18 @@
 """Putting penalties on a model that exists already, and taking everything off again."""
 
-import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import TypeAlias, get_args
 
 import keras
 
-from keras_hoyer._checks import warn
+from keras_hoyer._checks import check_choice, warn
+from keras_hoyer._keras import all_of
+from keras_hoyer._literals import Groups
 from keras_hoyer.masks import KeepZeros
+from keras_hoyer.plain import LayerSelection
 from keras_hoyer.regularizers import Penalty
 from keras_hoyer.regularizers.coupled import couple, keep_in_configs
 from keras_hoyer.weights import (
-    LayerSelection,
     Weight,
     find_kernels,
     find_weights,
@@ -18,14 +20,14 @@ from keras_hoyer.weights import (
     warn_unsaved,
 )
 
-Regularizer = keras.regularizers.Regularizer
+Regularizer: TypeAlias = keras.regularizers.Regularizer
 
 
 def regularize(
     model: keras.Model,
     regularizer: Regularizer | str | Callable[[keras.Layer], Regularizer | None],
     layers: LayerSelection = None,
-    groups: str | None = None,
+    groups: Groups | None = None,
 ) -> keras.Model:
     """Puts a penalty on the kernels of a model that is built, loaded or pretrained already.
 
@@ -66,30 +68,16 @@ def regularize(
             "Invalid value for argument `regularizer`. Expected a regularizer, not its class, such "
             f"as `{regularizer.__name__}(1e-4)`. Received: regularizer={regularizer!r}"
         )
-    if groups not in (None, "coupled"):
-        raise ValueError(
-            "Invalid value for argument `groups`. Expected `None` or 'coupled'. "
-            f"Received: groups={groups!r}"
-        )
+    check_choice("groups", groups, (None, *get_args(Groups)))
     coupled = groups == "coupled" or getattr(regularizer, "only_couples", False)
-    chosen = couple(model, regularizer, layers) if coupled else _choose(model, regularizer, layers)
-    if not any(penalty is not None for _, penalty in chosen):
-        warnings.warn(f"No kernel of model '{model.name}' got a penalty.", stacklevel=2)
-    replaced = [
-        kernel.path
-        for kernel, penalty in chosen
-        if penalty is not None and not isinstance(kernel.get("regularizer"), (Penalty, type(None)))
-    ]
-    if replaced:
-        warnings.warn(
-            f"Replaced the regularizers that these kernels had: {', '.join(replaced)}",
-            stacklevel=2,
-        )
+    parts = couple(model, regularizer, layers) if coupled else []
+    chosen: Sequence[tuple[Weight, Regularizer | None]]
+    chosen = parts or _choose(model, regularizer, layers)
+    _warn_of_changes(model, chosen)
     for kernel, penalty in chosen:
         if penalty is not None:
             kernel.set("regularizer", penalty)
-    if coupled:
-        keep_in_configs(chosen)
+    keep_in_configs(parts)
     warn_unsaved([kernel for kernel, penalty in chosen if penalty is not None], "penalty")
     refresh_compiled(model)
     return model
@@ -123,7 +111,7 @@ def strip(model: keras.Model) -> keras.Model:
         if isinstance(getattr(variable, "regularizer", None), Penalty):
             variable.regularizer = None
     # Configs also name penalties that no weight carries: of an unused bias, or of the outputs.
-    for layer in model._flatten_layers():
+    for layer in all_of(model):
         for name, value in list(vars(layer).items()):
             if isinstance(value, Penalty):
                 setattr(layer, name, None)
@@ -146,12 +134,28 @@ def _choose(
     regularizer: Regularizer | str | Callable[[keras.Layer], Regularizer | None],
     layers: LayerSelection,
 ) -> list[tuple[Weight, Regularizer | None]]:
-    by_layer = callable(regularizer) and not isinstance(regularizer, Regularizer)
-    choose = regularizer if by_layer else _constant(keras.regularizers.get(regularizer))
+    choose: Callable[[keras.Layer], Regularizer | None]
+    if callable(regularizer) and not isinstance(regularizer, (str, keras.regularizers.Regularizer)):
+        choose = regularizer
+    else:
+        choose = _constant(keras.regularizers.get(regularizer))
     chosen = [(kernel, choose(kernel.layer)) for kernel in _find_plain(model, layers)]
     for kernel, penalty in chosen:
         _check_penalty(kernel, penalty)
     return chosen
+
+
+def _warn_of_changes(
+    model: keras.Model, chosen: Sequence[tuple[Weight, Regularizer | None]]
+) -> None:
+    """Warns if no kernel is to get a penalty, or another regularizer is to go for one."""
+    penalized = [kernel for kernel, penalty in chosen if penalty is not None]
+    if not penalized:
+        warn(f"No kernel of model '{model.name}' got a penalty.")
+    ours = (Penalty, type(None))
+    replaced = [k.path for k in penalized if not isinstance(k.get("regularizer"), ours)]
+    if replaced:
+        warn(f"Replaced the regularizers that these kernels had: {', '.join(replaced)}")
 
 
 def _find_plain(model: keras.Model, layers: LayerSelection) -> list[Weight]:
@@ -179,7 +183,7 @@ def _constant(regularizer: Regularizer | None) -> Callable[[keras.Layer], Regula
 
 
 def _check_penalty(kernel: Weight, penalty: object) -> None:
-    if penalty is not None and not isinstance(penalty, Regularizer):
+    if penalty is not None and not isinstance(penalty, keras.regularizers.Regularizer):
         raise ValueError(
             "Invalid value for argument `regularizer`. Expected a function that returns a Keras "
             f"regularizer or `None`. Received {penalty!r} for layer '{kernel.layer.name}'."

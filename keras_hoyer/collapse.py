@@ -6,7 +6,6 @@ import numpy as np
 
 from keras_hoyer import measures
 from keras_hoyer._checks import warn
-from keras_hoyer.criteria import UnitScores
 from keras_hoyer.regularizers import GroupHoyer, GroupHoyerSquare, Hoyer, HoyerSquare
 from keras_hoyer.units import Units
 
@@ -14,9 +13,7 @@ _HOYER = (Hoyer, HoyerSquare, GroupHoyer, GroupHoyerSquare)
 _NAMED = 5
 
 
-def warn_of_collapse(
-    units: Sequence[Units], scores: Sequence[UnitScores], keep: Sequence[np.ndarray]
-) -> None:
+def warn_of_collapse(units: Sequence[Units], keep: Sequence[np.ndarray]) -> None:
     """Warns where a penalized kernel keeps fewer units than it effectively has.
 
     Hoyer-Square is the effective number of nonzeros, `measures.effective_count`. While training
@@ -24,15 +21,16 @@ def warn_of_collapse(
     than that, and the cut takes it.
 
     Args:
-        units: What was cut.
-        scores: Scores of the units before the cut.
+        units: What is about to be cut.
         keep: Boolean arrays, true where a unit stays.
     """
     found = []
-    for entry, scored, kept in zip(units, scores, keep, strict=True):
+    for entry, kept in zip(units, keep, strict=True):
         if not any(isinstance(penalty, _HOYER) for penalty in entry.penalties()):
             continue
-        values = scored.values[np.isfinite(scored.values)]
+        # The penalty knows magnitudes, by whatever score is cut.
+        values = entry.score().values
+        values = values[np.isfinite(values)]
         effective, stay = round(measures.effective_count(values)), np.count_nonzero(kept)
         if stay < effective:
             found.append(f"'{entry.name}' keeps {stay:,} of {effective:,}")

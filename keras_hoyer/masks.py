@@ -14,7 +14,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_hoyer._keras import current_optimizer
+from keras_hoyer._keras import current_optimizer, moving_averages
 from keras_hoyer._packing import PackedMask
 from keras_hoyer.weights import Weight, refresh_compiled, warn_unsaved
 
@@ -41,8 +41,8 @@ class KeepZeros(keras.constraints.Constraint):
         self.constraint = keras.constraints.get(constraint)
         # Those of a config stay packed until their weight is seen, see `_packing`.
         self._masks: dict[str, Any] = {}
-        self._bits = {}
-        self._weight = None
+        self._bits: dict[str, Any] = {}
+        self._weight: str | None = None
         if not isinstance(masks, Mapping):
             raise ValueError(
                 "Invalid value for argument `masks`. Expected a dict from names to boolean arrays. "
@@ -102,7 +102,7 @@ class KeepZeros(keras.constraints.Constraint):
         # Not a product, which leaves -0.0 and turns infinity into NaN.
         return ops.where(mask, w, 0.0)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the masks, packed to bits and compressed, and the other constraint."""
         return {
             "masks": {name: self._packed(name).to_config() for name in self._masks},
@@ -110,7 +110,7 @@ class KeepZeros(keras.constraints.Constraint):
         }
 
     @classmethod
-    def from_config(cls, config: dict) -> "KeepZeros":
+    def from_config(cls, config: dict[str, Any]) -> "KeepZeros":
         """The constraint that `get_config` described."""
         if not {"masks"} <= set(config) <= {"masks", "constraint"}:
             raise ValueError(
@@ -227,9 +227,7 @@ def find_average(
     """The optimizer's moving average of a weight; `None` if it has none."""
     if not (optimizer.use_ema and optimizer.built):
         return None
-    averages = zip(
-        optimizer._trainable_variables, optimizer._model_variables_moving_average, strict=True
-    )
+    averages = moving_averages(optimizer)
     return next((average for known, average in averages if known is variable), None)
 
 

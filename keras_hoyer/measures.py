@@ -1,12 +1,13 @@
 """How sparse is an array: the formulas behind Hoyer's penalties, in float64 NumPy."""
 
 import math
+from collections.abc import Iterable
 from typing import Any
 
 import keras
 import numpy as np
 
-__all__ = ["effective_count", "hoyer_sparsity", "trimming_threshold"]
+__all__ = ["effective_count", "effective_count_of", "hoyer_sparsity", "trimming_threshold"]
 
 
 def __dir__() -> list[str]:
@@ -62,8 +63,32 @@ def effective_count(array: Any) -> float:
     >>> effective_count([2.0, -2.0, 0.0, 2.0])
     3.0
     """
-    _, _, total, squares = _sums(array)
-    return total**2 / squares if total else 0.0
+    return effective_count_of([array])
+
+
+def effective_count_of(arrays: Iterable[Any]) -> float:
+    """The effective number of nonzero entries of several arrays together, as of one.
+
+    Args:
+        arrays: Arrays, tensors or variables of any shape and real dtype; one is looked at after
+            the other.
+
+    Returns:
+        A float between 1 and the number of entries; 0 if all are zero.
+
+    Raises:
+        ValueError: If an array is empty or holds values that are not finite.
+
+    >>> effective_count_of([[2.0, -2.0], [0.0], [2.0]])
+    3.0
+    """
+    parts = [_sums(array) for array in arrays]
+    top = max((peak for _, peak, _, _ in parts), default=0.0)
+    if top == 0:
+        return 0.0
+    total = sum(peak / top * sums for _, peak, sums, _ in parts)
+    squares = sum((peak / top) ** 2 * sums for _, peak, _, sums in parts)
+    return total**2 / squares
 
 
 def trimming_threshold(array: Any) -> float:

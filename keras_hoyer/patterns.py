@@ -1,14 +1,16 @@
 """What is cut together: value objects that divide a kernel into units.
 
-A pattern turns a kernel into unit scores, and a decision about the units into a kernel mask. The
-score of a unit is the root mean square of its weights, so that one threshold means the same for
-every pattern.
+A pattern turns the importance of weights into that of units, and a decision about the units into a
+mask. The score of a unit is the root mean square over its weights, so that one threshold means the
+same for every pattern.
 """
 
 from dataclasses import dataclass
+from typing import Any, Literal
 
-import keras
 import numpy as np
+
+from keras_hoyer._values import Value, serializable
 
 __all__ = ["Block", "Channel", "KernelPattern", "NByM", "Pattern", "Unstructured"]
 
@@ -17,33 +19,63 @@ def __dir__() -> list[str]:
     return __all__
 
 
-_serializable = keras.saving.register_keras_serializable(package="keras_hoyer")
+class Pattern(Value):
+    """Base class of the patterns; all of them are immutable and comparable by value.
 
+    A pattern of your own extends `KernelPattern` if it divides each kernel by itself, or `Channel`
+    if whole channels go with all that depends on them. What a pattern can do is said by its
+    attributes, which criteria, penalties and callbacks ask for.
 
-class Pattern:
-    """Base class of the patterns; all of them are immutable and comparable by value."""
+    Attributes:
+        max_sparsity: Largest share of the units that it lets go. Defaults to 1.
+        whole_channels: Whether its units are the channels of the model, of which multiply-adds
+            can be counted. Defaults to `False`.
+        has_groups: Whether group penalties can take the norms of its units; then it has
+            `split_shape`, as `Block` does. Defaults to `False`.
+        uniform: For channels, whether as many are to stay in each of a stack of equal layers.
+            Defaults to `False`.
+    """
 
-    def get_config(self) -> dict:
-        """Returns the constructor's arguments as JSON values."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_config(cls, config: dict) -> "Pattern":
-        """Builds the pattern that `get_config` described."""
-        return cls(**config)
+    max_sparsity: float = 1.0
+    whole_channels: bool = False
+    has_groups: bool = False
+    uniform: bool = False
 
 
 class KernelPattern(Pattern):
-    """Base class of the patterns that divide each kernel by itself."""
+    """Base class of the patterns that divide each kernel by itself.
+
+    Writing your own: say which kernels it divides, what each unit scores, and how a decision about
+    the units becomes one about the weights. As a frozen dataclass it is a value with a config.
+
+    >>> @keras.saving.register_keras_serializable(package="my_package")
+    ... @dataclass(frozen=True)
+    ... class Row(KernelPattern):
+    ...     "All weights of one input."
+    ...
+    ...     def fits(self, shape):
+    ...         return len(shape) > 1
+    ...
+    ...     def scores(self, importance):
+    ...         return np.sqrt(np.square(importance).mean(axis=-1))
+    ...
+    ...     def expand(self, keep, shape):
+    ...         return np.broadcast_to(keep[..., None], shape)
+    >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(10)])
+    >>> keras_hoyer.prune(model, keras_hoyer.criteria.TargetSparsity(0.9), Row()).nonzero
+    20
+    """
 
     def fits(self, shape: tuple[int, ...]) -> bool:
         """Whether a kernel of this shape divides into whole units."""
         raise NotImplementedError
 
-    def scores(self, weights: np.ndarray) -> np.ndarray:
-        """Root mean square of each unit's weights, float32; infinite where a unit must stay.
+    def scores(self, importance: np.ndarray) -> np.ndarray:
+        """What each unit matters: an array of 0 or more; infinite where a unit must stay.
 
-        The array of the weights may be overwritten.
+        Args:
+            importance: Float array of the kernel's shape: what each weight matters, by its
+                magnitude. By default that is the weight itself. It may be overwritten.
         """
         raise NotImplementedError
 
@@ -51,8 +83,15 @@ class KernelPattern(Pattern):
         """Turns a boolean per unit (shaped like `scores`) into a boolean per weight."""
         raise NotImplementedError
 
+    def split_shape(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+        """Shape that separates units from their insides, and the axes of the insides.
 
-@_serializable
+        Asked for where `has_groups` is true.
+        """
+        raise NotImplementedError
+
+
+@serializable
 @dataclass(frozen=True)
 class Unstructured(KernelPattern):
     """Every weight is cut by itself.
@@ -65,16 +104,16 @@ class Unstructured(KernelPattern):
         """Always: a weight is a unit."""
         return True
 
-    def scores(self, weights: np.ndarray) -> np.ndarray:
+    def scores(self, importance: np.ndarray) -> np.ndarray:
         """Magnitudes."""
-        return np.asarray(np.abs(weights, out=weights), "float32")
+        return np.asarray(np.abs(importance, out=importance), "float32")
 
     def expand(self, keep: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
         """The decision itself: a weight is a unit."""
         return keep
 
 
-@_serializable
+@serializable
 @dataclass(frozen=True)
 class Block(KernelPattern):
     """Blocks of weights are cut whole, along the last axes of the kernel.
@@ -92,6 +131,8 @@ class Block(KernelPattern):
     """
 
     shape: tuple[int, ...]
+
+    has_groups = True
 
     def __post_init__(self) -> None:
         shape = self.shape
@@ -123,12 +164,12 @@ class Block(KernelPattern):
             split += [size // extent, extent]
         return tuple(split), tuple(range(lead + 1, len(split), 2))
 
-    def scores(self, weights: np.ndarray) -> np.ndarray:
+    def scores(self, importance: np.ndarray) -> np.ndarray:
         """Root mean square of each block; the last axes count blocks."""
-        split, inner = self.split_shape(weights.shape)
-        largest = np.abs(weights).max(initial=0.0)
-        # Scaled, because the squares of tiny or huge weights leave the range of float32.
-        scaled = np.divide(weights, largest or 1.0, out=weights).reshape(split)
+        split, inner = self.split_shape(importance.shape)
+        largest = np.abs(importance).max(initial=0.0)
+        # Scaled, because the squares of tiny or huge numbers leave the range of float32.
+        scaled = np.divide(importance, largest or 1.0, out=importance).reshape(split)
         squares = np.square(scaled, out=scaled).mean(axis=inner)
         return np.asarray(np.sqrt(squares) * largest, "float32")
 
@@ -138,7 +179,7 @@ class Block(KernelPattern):
         return np.broadcast_to(np.expand_dims(keep, inner), split).reshape(shape)
 
 
-@_serializable
+@serializable
 @dataclass(frozen=True)
 class NByM(KernelPattern):
     """At most `n` nonzero weights among every `m` that follow each other along an axis.
@@ -164,7 +205,7 @@ class NByM(KernelPattern):
     axis: int = -2
 
     @property
-    def max_sparsity(self) -> float:
+    def max_sparsity(self) -> float:  # type: ignore[override]
         """Share of the weights that is zero when the pattern is complete."""
         return 1 - self.n / self.m
 
@@ -184,9 +225,9 @@ class NByM(KernelPattern):
         """Whether `m` divides the axis."""
         return -len(shape) <= self.axis < len(shape) and shape[self.axis] % self.m == 0
 
-    def scores(self, weights: np.ndarray) -> np.ndarray:
+    def scores(self, importance: np.ndarray) -> np.ndarray:
         """Magnitudes, infinite for the `n` largest of each group; the first wins a tie."""
-        scores = np.abs(weights, dtype="float32")
+        scores = np.asarray(np.abs(importance, dtype="float32"))
         moved = np.moveaxis(scores, self.axis, -1)
         # A view where the axis is the last one, else a copy: `reshape` of what was moved.
         groups = moved.reshape(-1, self.m)
@@ -203,7 +244,7 @@ class NByM(KernelPattern):
         return keep
 
 
-@_serializable
+@serializable
 @dataclass(frozen=True)
 class Channel(Pattern):
     """Output channels are cut, with everything that lives and dies with them.
@@ -215,21 +256,29 @@ class Channel(Pattern):
 
     Args:
         score: `"l2"` scores a channel by the root mean square of its kernel weights, `"mean"` by
-            the mean and `"max"` by the largest of their magnitudes. Defaults to `"l2"`.
+            the mean and `"max"` by the largest of their magnitudes; with a score of
+            `keras_hoyer.scores`, of what that says of the weights. Defaults to `"l2"`.
         min_channels: Positive int: channels that stay in each group at least. Defaults to 1.
         multiple_of: Positive int: the number of channels that stay is rounded up to a multiple of
             it; hardware likes 8. Defaults to 1.
+        uniform: Whether as many channels stay in each of a stack of equal layers, such as the
+            blocks of a transformer: layers whose names differ in their numbers only. Of a model of
+            a class of its own, such as a backbone, only channels are cut of which its config can
+            say how many are left, so that `shrink` can keep the class. Defaults to `False`.
 
     Raises:
         ValueError: If an argument is out of its range.
 
     >>> Channel(multiple_of=8)
-    Channel(score='l2', min_channels=1, multiple_of=8)
+    Channel(score='l2', min_channels=1, multiple_of=8, uniform=False)
     """
 
-    score: str = "l2"
+    score: Literal["l2", "mean", "max"] = "l2"
     min_channels: int = 1
     multiple_of: int = 1
+    uniform: bool = False
+
+    whole_channels = True
 
     def __post_init__(self) -> None:
         if self.score not in ("l2", "mean", "max"):
@@ -243,29 +292,42 @@ class Channel(Pattern):
                     f"Invalid value for argument `{name}`. Expected a positive integer. "
                     f"Received: {name}={getattr(self, name)!r}"
                 )
+        if not isinstance(self.uniform, bool):
+            raise ValueError(
+                "Invalid value for argument `uniform`. Expected a bool. "
+                f"Received: uniform={self.uniform!r}"
+            )
 
-    def strength(self, weights: np.ndarray, axis: int) -> np.ndarray:
+    def strength(self, importance: np.ndarray, axis: int) -> np.ndarray:
         """What the weights of each index along an axis add to a channel's score."""
-        others = tuple(i for i in range(weights.ndim) if i != axis)
+        others = tuple(i for i in range(importance.ndim) if i != axis)
         if self.score == "l2":
-            return np.square(weights, dtype="float64").sum(axis=others)
-        magnitudes = np.abs(weights, dtype="float64")
-        return magnitudes.sum(axis=others) if self.score == "mean" else magnitudes.max(axis=others)
+            return np.asarray(np.square(importance, dtype="float64").sum(axis=others))
+        magnitudes = np.abs(importance, dtype="float64")
+        return np.asarray(
+            magnitudes.sum(axis=others) if self.score == "mean" else magnitudes.max(axis=others)
+        )
 
     def join(self, total: np.ndarray, strength: np.ndarray) -> np.ndarray:
         """Adds the strengths of a kernel, of shape `(channels, k)`, to those of the others."""
         if self.score == "max":
-            return np.maximum(total, strength.max(axis=1))
-        return total + strength.sum(axis=1)
+            return np.asarray(np.maximum(total, strength.max(axis=1)))
+        return np.asarray(total + strength.sum(axis=1))
 
     def finish(self, total: np.ndarray, count: int) -> np.ndarray:
         """Scores of channels of `count` weights each."""
         if self.score == "max":
             return total
-        return np.sqrt(total / count) if self.score == "l2" else total / count
+        mean = total / count
+        return np.asarray(np.sqrt(mean) if self.score == "l2" else mean)
+
+    def count_kept(self, wanted: int, channels: int) -> int:
+        """How many of a group's channels stay where so many are wanted."""
+        wanted = max(wanted, self.min_channels)
+        return min(self.multiple_of * -(-wanted // self.multiple_of), channels)
 
 
-def check_pattern(pattern: Pattern) -> None:
+def check_pattern(pattern: Any) -> None:
     """Raises a `ValueError` that lists the patterns, if `pattern` is none of them."""
     if not isinstance(pattern, Pattern):
         raise ValueError(
@@ -276,4 +338,4 @@ def check_pattern(pattern: Pattern) -> None:
 
 
 def _is_positive_int(value: object) -> bool:
-    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and value > 0
+    return isinstance(value, (int, np.integer)) and not isinstance(value, bool) and int(value) > 0

@@ -4,6 +4,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import keras
 
+from keras_hoyer._keras import own_variables, parts_of
+
 LayerSelection = Sequence[str] | Callable[[keras.Layer], bool] | None
 
 # Layers that build their parts from their own config: a user names and sees only the whole.
@@ -92,7 +94,7 @@ def walk_layers(
     yield layer, chain[: chain.index(visible) + 1], visible
     if isinstance(layer, _COMPOSITES):
         composites = (*composites, layer)
-    for child in layer._layers:
+    for child in parts_of(layer):
         yield from walk_layers(child, chain, composites)
 
 
@@ -100,8 +102,7 @@ def _adapted_by(layer: keras.Layer) -> str | None:
     """What stands between the kernel and the product, if anything does."""
     mode = getattr(layer, "quantization_mode", None)
     # A policy may stand on layers that have nothing to quantize.
-    variables = (*layer._trainable_variables, *layer._non_trainable_variables)
-    if not any(len(variable.shape) > 1 for variable in variables):
+    if not any(len(variable.shape) > 1 for variable in own_variables(layer)):
         mode = None
     # A quantized kernel with LoRA cannot be merged into one that is plain.
     lora = getattr(layer, "lora_enabled", False)

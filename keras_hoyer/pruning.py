@@ -7,14 +7,18 @@ import numpy as np
 
 from keras_hoyer._checks import warn
 from keras_hoyer.collapse import warn_of_collapse
-from keras_hoyer.criteria import Criterion
+from keras_hoyer.criteria import Criterion, UnitScores
+from keras_hoyer.criteria.base import check_criterion
 from keras_hoyer.graph.channels import find_channels
 from keras_hoyer.masks import apply_masks, known_mask
-from keras_hoyer.patterns import Channel, Pattern, Unstructured, check_pattern
+from keras_hoyer.patterns import Pattern, Unstructured, check_pattern
+from keras_hoyer.plain import LayerSelection
 from keras_hoyer.reports import Report, report
+from keras_hoyer.scores import Magnitude, Score
+from keras_hoyer.scores.base import check_score
 from keras_hoyer.targets import warn_of_limits
-from keras_hoyer.units import ChannelUnits, ModelUnits, Units, find_units
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels, find_weights
+from keras_hoyer.units import CoupledWeights, ModelUnits, Units, find_units
+from keras_hoyer.weights import Weight, find_kernels, find_weights
 
 
 def prune(
@@ -22,6 +26,7 @@ def prune(
     criterion: Criterion,
     pattern: Pattern = Unstructured(),  # noqa: B008  (immutable)
     layers: LayerSelection = None,
+    score: Score = Magnitude(),  # noqa: B008  (immutable)
 ) -> Report:
     """Cuts now, and keeps the zeros from then on.
 
@@ -55,22 +60,24 @@ def prune(
             recurrent and attention layers. Embeddings, and weights with two or more axes of layers
             without a `kernel_constraint`, such as the experts of a mixture, are cut only where
             they are asked for.
+        score: How much a weight matters: a score of `keras_hoyer.scores`. Defaults to
+            `Magnitude()`.
 
     Returns:
         A `Report` of the layers that were asked for.
 
     Raises:
         ValueError: If the model is not built, a layer name does not exist, the criterion cannot be
-            met with the pattern, the pattern does not divide a kernel, a kernel is not finite, or
-            a layer computes with LoRA or is quantized.
+            met with the pattern, the pattern does not divide a kernel, the score cannot be had, a
+            kernel is not finite, or a layer computes with LoRA or is quantized.
 
     >>> import keras_hoyer as kh
     >>> model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(10)])
     >>> kh.prune(model, kh.criteria.TargetSparsity(0.9)).nonzero
     20
     """
-    check_choices(criterion, pattern)
-    cut(model, find_units(model, pattern, layers), criterion)
+    check_choices(criterion, pattern, score)
+    cut(model, find_units(model, pattern, layers, score), criterion)
     return report(model, layers)
 
 
@@ -122,15 +129,11 @@ def keep_zeros(model: keras.Model, layers: LayerSelection = None) -> Report:
     return report(model, layers)
 
 
-def check_choices(criterion: Criterion, pattern: Pattern) -> None:
-    """Raises a `ValueError` if criterion and pattern are no such things or do not go together."""
-    if not isinstance(criterion, Criterion):
-        raise ValueError(
-            "Invalid value for argument `criterion`. Expected a criterion of "
-            "`keras_hoyer.criteria`, such as `TargetSparsity(0.9)`. "
-            f"Received: criterion={criterion!r}"
-        )
+def check_choices(criterion: Criterion, pattern: Pattern, score: Score) -> None:
+    """Raises a `ValueError` if one of them is no such thing or they do not go together."""
+    check_criterion(criterion)
     check_pattern(pattern)
+    check_score(score)
     criterion.check(pattern)
 
 
@@ -150,14 +153,12 @@ def cut(
         progress: Part of the way to go, from 0 to 1.
         tentative: Whether the cut is taken back if it turns out too deep.
     """
-    scores = [entry.score() for entry in units]
+    scores = units.scores(model)
     keep = criterion.keep(scores, progress, units.flops)
-    keep = [
-        entry.restrict(kept, scored.values)
-        for entry, kept, scored in zip(units, keep, scores, strict=True)
-    ]
+    _check_kept(criterion, scores, keep)
+    keep = units.restrict(keep, scores)
     if progress >= 1 and not tentative:
-        warn_of_collapse(units, scores, keep)
+        warn_of_collapse(units, keep)
     del scores
     masks: dict[Weight, np.ndarray] = {}
     for entry, kept in zip(units, keep, strict=True):
@@ -173,6 +174,19 @@ def cut(
         )
     warn_of_limits(criterion, progress, units, keep, masks)
     apply_masks(model, masks)
+
+
+def _check_kept(
+    criterion: Criterion, scores: Sequence[UnitScores], keep: Sequence[np.ndarray]
+) -> None:
+    """Says where a criterion, which users write too, does not answer what it was asked."""
+    wanted = [entry.values.shape for entry in scores]
+    if [(kept.shape, kept.dtype) for kept in keep] != [(shape, np.dtype(bool)) for shape in wanted]:
+        raise ValueError(
+            f"`{type(criterion).__name__}.keep` is to return a boolean array for each entry of "
+            f"`units`, of the shapes {wanted}. Received: "
+            f"{[(kept.shape, str(kept.dtype)) for kept in keep]}"
+        )
 
 
 def adopt_zeros(model: keras.Model, units: Sequence[Units]) -> bool:
@@ -201,7 +215,8 @@ def adopt_zeros(model: keras.Model, units: Sequence[Units]) -> bool:
 def _spare_empty(masks: dict[Weight, np.ndarray], hold: bool) -> None:
     """Leaves kernels free that are zero altogether, unless they are held or are to be."""
     empty = [kernel for kernel, mask in masks.items() if not mask.any()]
-    empty = [kernel for kernel in empty if known_mask(kernel) is None or known_mask(kernel).all()]
+    held = {kernel: known_mask(kernel) for kernel in empty}
+    empty = [kernel for kernel, mask in held.items() if mask is None or mask.all()]
     if not empty:
         return
     named = ", ".join(kernel.path for kernel in empty)
@@ -247,11 +262,11 @@ def _channel_masks(
     except ValueError:
         return  # a model whose graph cannot be seen has no channels to cut either
     for group in groups:
-        units = ChannelUnits(group, Channel(), weights)
-        alive = units.alive()
+        channels = CoupledWeights(group, weights)
+        alive = channels.alive()
         # If all are zero, they may just have begun so.
         keep = alive if alive.any() else ~alive
-        for weight, mask in units.masks(keep).items():
+        for weight, mask in channels.masks(keep).items():
             held = known_mask(weight)
             if held is not None:
                 mask &= held | (weight.read() != 0)

@@ -7,8 +7,10 @@ It holds no state, so training that stops and goes on needs nothing restored.
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
-import numpy as np
+from keras_hoyer._checks import check_number
+from keras_hoyer._values import Value, serializable
 
 __all__ = ["OneShot", "Polynomial", "Schedule"]
 
@@ -21,26 +23,58 @@ def __dir__() -> list[str]:
 ROUNDING = 1e-6
 
 
-class Schedule:
-    """Base class: `begin` and `end` are the epochs of the first and the last update."""
+class Schedule(Value):
+    """Base class of the schedules: `begin` and `end` are the epochs of the first and the last cut.
+
+    Writing your own: say how far the way has been gone at a position in training, counted in
+    epochs. A cut is due where that changes.
+
+    >>> @dataclass(frozen=True)
+    ... class Steps(keras_hoyer.schedules.Schedule):
+    ...     "Equal steps at the given epochs."
+    ...     epochs: tuple
+    ...
+    ...     begin = property(lambda self: self.epochs[0])
+    ...     end = property(lambda self: self.epochs[-1])
+    ...
+    ...     def progress(self, position):
+    ...         return sum(epoch <= position for epoch in self.epochs) / len(self.epochs)
+    >>> schedule = Steps((2, 5))
+    >>> [epoch for epoch in range(1, 9) if schedule.due(epoch - 1, epoch)]
+    [2, 5]
+    """
 
     begin: float
     end: float
-
-    def due(self, previous: float, position: float) -> bool:
-        """Whether an update lies in `(previous, position]`."""
-        raise NotImplementedError
 
     def progress(self, position: float) -> float:
         """Part of the way gone at `position`, from 0 to 1."""
         raise NotImplementedError
 
+    def due(self, previous: float, position: float) -> bool:
+        """Whether a cut lies in `(previous, position]`. Defaults to where `progress` grows."""
+        return self.progress(previous) < self.progress(position)
+
     @property
     def within_epochs(self) -> bool:
-        """Whether some update falls between the boundaries of two epochs."""
-        raise NotImplementedError
+        """Whether some cut falls between the boundaries of two epochs.
+
+        Defaults to whether the first or the last one does.
+        """
+        return not all(float(epoch).is_integer() for epoch in (self.begin, self.end))
 
 
+def check_schedule(schedule: Any) -> None:
+    """Raises a `ValueError` if `schedule` is none."""
+    if not isinstance(schedule, Schedule):
+        raise ValueError(
+            "Invalid value for argument `schedule`. Expected a schedule of "
+            "`keras_hoyer.schedules`, such as `OneShot(epoch=60)`. "
+            f"Received: schedule={schedule!r}"
+        )
+
+
+@serializable
 @dataclass(frozen=True)
 class OneShot(Schedule):
     """One cut, all the way, when `epoch` epochs are over.
@@ -63,29 +97,21 @@ class OneShot(Schedule):
         _check_epoch("epoch", self.epoch)
 
     @property
-    def begin(self) -> float:
+    def begin(self) -> float:  # type: ignore[override]
         """Epoch of the cut."""
         return self.epoch
 
     @property
-    def end(self) -> float:
+    def end(self) -> float:  # type: ignore[override]
         """Epoch of the cut."""
         return self.epoch
-
-    def due(self, previous: float, position: float) -> bool:
-        """Whether the cut lies in `(previous, position]`."""
-        return self.progress(previous) < self.progress(position)
 
     def progress(self, position: float) -> float:
         """1 from the cut on, 0 before."""
         return float(position + ROUNDING >= self.epoch)
 
-    @property
-    def within_epochs(self) -> bool:
-        """Whether the cut falls within an epoch."""
-        return not float(self.epoch).is_integer()
 
-
+@serializable
 @dataclass(frozen=True)
 class Polynomial(Schedule):
     """Cuts from `begin` to `end`, the first ones large, the last ones small.
@@ -122,12 +148,7 @@ class Polynomial(Schedule):
                 f"Received: begin={self.begin}, end={self.end}"
             )
         for name in ("power", "frequency"):
-            value = getattr(self, name)
-            if not _is_number(value) or value <= 0:
-                raise ValueError(
-                    f"Invalid value for argument `{name}`. Expected a positive number. "
-                    f"Received: {name}={value!r}"
-                )
+            check_number(name, getattr(self, name), "a positive number", lambda value: value > 0)
 
     def due(self, previous: float, position: float) -> bool:
         """Whether one of `begin + k * frequency`, or `end`, lies in `(previous, position]`."""
@@ -138,7 +159,7 @@ class Polynomial(Schedule):
         if position + ROUNDING >= self.end:
             return 1.0
         done = max(self._updates_until(position) - 1, 0)
-        return 1.0 - (1.0 - done * self.frequency / (self.end - self.begin)) ** self.power
+        return float(1.0 - (1.0 - done * self.frequency / (self.end - self.begin)) ** self.power)
 
     @property
     def within_epochs(self) -> bool:
@@ -155,17 +176,5 @@ class Polynomial(Schedule):
         return done + (position >= self.end)
 
 
-def _is_number(value: object) -> bool:
-    return (
-        isinstance(value, (int, float, np.integer, np.floating))
-        and not isinstance(value, bool)
-        and math.isfinite(value)
-    )
-
-
-def _check_epoch(name: str, value: object) -> None:
-    if not _is_number(value) or value < 0:
-        raise ValueError(
-            f"Invalid value for argument `{name}`. Expected a number of epochs, 0 or more. "
-            f"Received: {name}={value!r}"
-        )
+def _check_epoch(name: str, value: float) -> None:
+    check_number(name, value, "a number of epochs, 0 or more", lambda epoch: epoch >= 0)

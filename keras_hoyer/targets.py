@@ -32,7 +32,7 @@ def warn_of_limits(
     """
     target = criterion.target(progress)
     found = "" if target is None else missed_target(target, units, keep, masks)
-    if criterion.counts_flops and units.flops.at_least:
+    if criterion.counts_flops and units.flops is not None and units.flops.at_least:
         found = f"The target counts only the multiply-adds that are known. {units.flops.at_least}"
     if found and not units.told:
         units.told = True

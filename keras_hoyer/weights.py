@@ -15,7 +15,14 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
-from keras_hoyer._keras import has_call
+from keras_hoyer._keras import (
+    all_of,
+    carrier_prefix,
+    flatten_layers,
+    has_call,
+    own_learned_variables,
+    own_variables,
+)
 from keras_hoyer.plain import LayerSelection, check_plain, walk_layers
 
 # Names of variables, and the prefixes of the attributes that layers give them.
@@ -244,7 +251,9 @@ def _weights_of(
     layer: keras.Layer, chain: tuple[keras.Layer, ...], visible: keras.Layer
 ) -> Iterator[Weight]:
     named = [parent.name for parent in chain]
-    for variable in _own_variables(layer):
+    for variable in own_variables(layer):
+        if not keras.backend.is_float_dtype(variable.dtype):
+            continue
         prefix = _prefix(layer, variable.name)
         role = _role(layer, variable, prefix)
         if role is None:
@@ -275,14 +284,6 @@ def _part_of(chain: tuple[keras.Layer, ...]) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _own_variables(layer: keras.Layer) -> list[keras.Variable]:
-    return [
-        variable
-        for variable in (*layer._trainable_variables, *layer._non_trainable_variables)
-        if keras.backend.is_float_dtype(variable.dtype)
-    ]
-
-
 def _prefix(layer: keras.Layer, name: str) -> str | None:
     known = {**_KERNEL_PREFIXES, **_EMBEDDING_PREFIXES, **_OTHER_PREFIXES}
     for prefix in known.get(name, ()):
@@ -299,7 +300,7 @@ def _role(layer: keras.Layer, variable: keras.Variable, prefix: str | None) -> s
         return "kernel" if name in _KERNEL_PREFIXES else "other"
     # Not a vector, such as a class token of shape (1, 1, width), and no state.
     matrix = len(variable.shape) > 1 and any(size > 1 for size in variable.shape[:-1])
-    learned = any(variable is known for known in layer._trainable_variables)
+    learned = any(variable is known for known in own_learned_variables(layer))
     vector = not {*_OTHER_PREFIXES, "scale"}.isdisjoint(name.split("_"))
     return "matrix" if matrix and learned and not vector else None
 
@@ -317,8 +318,7 @@ def _composite_carrier(layer: keras.Layer, prefix: str) -> tuple[tuple[keras.Lay
     # Recurrent layers read these attributes from their cell.
     if isinstance(layer, keras.layers.RNN):
         return ()
-    private = f"_{prefix}"
-    return ((layer, private if hasattr(layer, f"{private}_constraint") else prefix),)
+    return ((layer, carrier_prefix(layer, prefix)),)
 
 
 def _check_built(model: keras.Model) -> None:
@@ -326,7 +326,7 @@ def _check_built(model: keras.Model) -> None:
         raise ValueError(
             f"Invalid value for argument `model`. Expected a Keras model. Received: model={model!r}"
         )
-    waiting = [layer for layer in _inside(model) if not layer.built]
+    waiting = [layer for layer in flatten_layers(model) if not layer.built]
     if not has_call(model):
         # It only holds models for its `train_step`, so nothing ever builds it but its parts.
         if waiting and not model.weights:
@@ -344,13 +344,9 @@ def _check_built(model: keras.Model) -> None:
         )
 
 
-def _inside(model: keras.Model) -> list[keras.Layer]:
-    return list(model._flatten_layers(include_self=False))
-
-
 def _check_names(model: keras.Model, weights: list[Weight], names: Sequence[str]) -> None:
     prunable = {name for weight in weights for name in _names(weight)}
-    existing = {layer.name for layer in model._flatten_layers()}
+    existing = {layer.name for layer in all_of(model)}
     for name in names:
         if name in prunable:
             continue

@@ -540,11 +540,6 @@ def flipped(net, x):
     return ops.flip(x, axis=net.pick(1, -1))
 
 
-@kind()
-def rolled(net, x):
-    return ops.roll(x, 1, axis=-1)
-
-
 @kind(SEQUENCE)
 def running_sum(net, x):
     return ops.cumsum(x, axis=net.pick(1, -1))
@@ -691,10 +686,65 @@ def each_step(net, x):
     return layers.TimeDistributed(inner())(x)
 
 
+@kind(SEQUENCE, IMAGE)
+def model_in_each_step(net, x):
+    inputs = keras.Input(x.shape[2:])
+    y = layers.BatchNormalization()(layers.Dense(net.width(), net.activation())(inputs))
+    left, right = ops.split(y, [2], axis=-1)
+    y = layers.Dense(4, use_bias=net.flag())(right) * layers.Dense(4)(left)
+    return layers.TimeDistributed(keras.Model(inputs, y))(x)
+
+
+@kind(SEQUENCE)
+def steps_both_ways(net, x):
+    cell = net.pick(layers.LSTMCell, layers.GRUCell, layers.SimpleRNNCell)
+    layer = layers.RNN([cell(net.width()), cell(4)], return_sequences=True)
+    return layers.Bidirectional(layer, merge_mode=net.pick("concat", "sum", "mul"))(x)
+
+
 @kind(IMAGE)
 def convolution_in_time(net, x):
-    layer = layers.ConvLSTM1D(4, 2, padding="same", return_sequences=True)
+    layer = layers.ConvLSTM1D(
+        net.width(), 2, padding="same", use_bias=net.flag(), return_sequences=net.flag()
+    )
     return layer(x)
+
+
+@kind(FEATURES, SEQUENCE, IMAGE)
+def normalized_kernel(net, x):
+    return layers.SpectralNormalization(layers.Dense(net.width(), net.activation()))(x)
+
+
+# Operations that pick and arrange.
+
+
+@kind()
+def rolled(net, x):
+    return ops.roll(x, net.pick(1, 3, -2), net.pick(-1, 1))
+
+
+@kind(SEQUENCE)
+def ordered(net, x):
+    order = ops.argsort(net.like(x)[..., :1], axis=1)
+    return net.pick(ops.sort, ops.cumsum)(ops.take_along_axis(x, order, axis=1), axis=1)
+
+
+@kind(IMAGE, known=True)
+def places_for_channels(net, x):
+    if not hasattr(ops, "depth_to_space"):
+        return x
+    x = ops.depth_to_space(layers.Conv2D(16, 1)(x), 2)
+    return net.pick(lambda y: y, lambda y: ops.space_to_depth(y, 2))(x)
+
+
+@kind(FEATURES, SEQUENCE, IMAGE)
+def gated_linear_unit(net, x):
+    return ops.glu(layers.Dense(2 * net.width())(x))
+
+
+@kind(SEQUENCE)
+def log_of_sums(net, x):
+    return x - ops.logsumexp(x, axis=1, keepdims=True)
 
 
 # Attention.

@@ -1,12 +1,13 @@
 import io
 
 import cifar
-import keras
 import numpy as np
 import pytest
-import runs
+from kit import results
 
 import keras_hoyer as kh
+
+pytestmark = pytest.mark.benchmark
 
 
 @pytest.mark.parametrize(("depth", "millions"), [(20, 41), (56, 127)])
@@ -50,9 +51,6 @@ def test_images_come_from_jpeg_files_end_to_end():
     np.testing.assert_allclose(decoded, flat, atol=2)
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax", reason="XLA takes a minute to compile the three networks"
-)
 def test_a_run_goes_all_the_way_to_a_smaller_network(tmp_path):
     rng = np.random.default_rng(0)
 
@@ -64,5 +62,5 @@ def test_a_run_goes_all_the_way_to_a_smaller_network(tmp_path):
     assert 0.4 < line["flops_left"] <= 0.5
     assert line["flops"] < sum(kh.count_flops(cifar.build_resnet(8)).values())
     file = tmp_path / "cifar.jsonl"
-    runs.append(file, line)
-    assert runs.done_before(file, cifar.Run) == {run}
+    results.append(file, line)
+    assert results.done_before(file, cifar.Run) == {run}

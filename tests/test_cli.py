@@ -1,6 +1,5 @@
 """The command line does to files what the library does to models, and says how it went."""
 
-import configparser
 import importlib
 import io
 import json
@@ -19,7 +18,7 @@ import pytest
 import keras_hoyer as kh
 from keras_hoyer.cli import export, main, program, prune
 from keras_hoyer.cli.command import Answer
-from keras_hoyer.exporters import comparison, exporting
+from keras_hoyer.exporters import comparison, exporting, sides
 from keras_hoyer.masks import KeepZeros
 
 ROOT = Path(__file__).parent.parent
@@ -391,7 +390,7 @@ def test_compare_takes_several_inputs_by_name_and_fixed_batches(run):
 
 def test_outputs_that_are_no_class_scores_have_no_argmax():
     model = keras.Sequential([keras.Input((6, 3)), keras.layers.Dense(4)])
-    side = comparison.KerasSide(Path("model.keras"), model)
+    side = sides.KerasSide(Path("model.keras"), model)
     assert comparison.compare(side, side, runs=0).equal_argmax is None
 
 
@@ -774,9 +773,7 @@ def test_the_program_loads_masks_and_own_modules_and_prints_nothing_but_json(run
 
 
 def test_the_installed_program_is_this_one():
-    config = configparser.ConfigParser()
-    config.read(ROOT / "setup.cfg")
-    name, _, target = config["options.entry_points"]["console_scripts"].strip().partition(" = ")
-    module, _, function = target.partition(":")
-    assert name == "keras-hoyer"
+    tomllib = importlib.import_module("tomllib" if sys.version_info >= (3, 11) else "tomli")
+    config = tomllib.loads((ROOT / "pyproject.toml").read_text())
+    module, _, function = config["project"]["scripts"]["keras-hoyer"].partition(":")
     assert getattr(importlib.import_module(module), function) is main

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from keras_hoyer.criteria import (
+    EffectiveNumber,
     HoyerThreshold,
     StdThreshold,
     TargetFlops,
@@ -132,7 +133,7 @@ def test_target_refuses_what_is_no_share(sparsity):
 
 
 def test_target_refuses_an_unknown_scope():
-    with pytest.raises(ValueError, match=r'"global" or "layer". Received: scope=\'block\''):
+    with pytest.raises(ValueError, match=r"'global', 'layer'. Received: scope='block'"):
         TargetSparsity(0.5, scope="block")
 
 
@@ -142,3 +143,61 @@ def test_target_flops_leaves_the_room_to_channels_that_are_alive():
     criterion = TargetFlops(6.5 / 17, scope="layer")
     keep = criterion.keep(units, flops=lambda counts: float(cost @ counts) / 17)
     assert [list(np.flatnonzero(stay)) for stay in keep] == [[3], [3], [2, 3, 4]]
+
+
+def effective(arrays):
+    flat = np.concatenate([values.astype("float64").ravel() for values in arrays])
+    flat = flat[np.isfinite(flat)]
+    return flat.sum() ** 2 / np.square(flat).sum() if flat.any() else 0.0
+
+
+@given(st.lists(finite_scores, min_size=1, max_size=4), st.floats(0.2, 4))
+def test_effective_number_keeps_so_many_times_that_number_of_all(arrays, ratio):
+    units = entries(arrays)
+    total = sum(values.size for values in arrays)
+    wanted = min(total, max(1, round(ratio * effective(arrays))))
+    keep = EffectiveNumber(ratio).keep(units)
+    # Rounding may go either way where the number lies half between two.
+    assert abs(sum(int(kept.sum()) for kept in keep) - wanted) <= 1
+    cut = total - sum(int(kept.sum()) for kept in keep)
+    for got, expected in zip(keep, smallest_first(arrays, cut), strict=True):
+        np.testing.assert_array_equal(got, expected)
+
+
+@given(st.lists(finite_scores, min_size=1, max_size=3), st.floats(0.2, 4))
+def test_effective_number_by_layer_asks_each_for_its_own(arrays, ratio):
+    keep = EffectiveNumber(ratio, scope="layer").keep(entries(arrays))
+    for values, got in zip(arrays, keep, strict=True):
+        (alone,) = EffectiveNumber(ratio).keep(entries([values]))
+        np.testing.assert_array_equal(got, alone)
+
+
+def test_effective_number_goes_part_of_the_way_and_does_not_count_what_must_stay():
+    values = np.array([np.inf, 1.0, 1.0, 0.0, 1e-6, 1e-6, np.inf, 1e-6, 1e-6, 1e-6], "float32")
+    (half,) = EffectiveNumber(1.0).keep(entries([values]), 0.5)
+    (whole,) = EffectiveNumber(1.0).keep(entries([values]))
+    assert (half.sum(), whole.sum()) == (7, 4)
+    assert whole[[0, 1, 2, 6]].all()
+    (stay,) = EffectiveNumber(1.0).keep(entries([np.full(3, np.inf, "float32")]))
+    assert stay.all()
+
+
+def test_effective_number_compares_channels_relative_to_their_layer():
+    wide = UnitScores("wide", np.array([2.0, 2.0, 0.02], "float32"), 1.0, reference=2.0)
+    narrow = UnitScores("narrow", np.array([0.1, 0.1, 0.001], "float32"), 1.0, reference=0.1)
+    keep = EffectiveNumber(1.0).keep([wide, narrow])
+    assert [kept.tolist() for kept in keep] == [[True, True, False]] * 2
+
+
+def test_effective_number_of_weights_without_a_penalty_cuts_nothing():
+    values = np.abs(np.random.default_rng(0).normal(size=(50, 40))).astype("float32")
+    (keep,) = EffectiveNumber().keep(entries([values]))
+    assert keep.all()
+
+
+@pytest.mark.parametrize("ratio", [0, -1, math.nan, math.inf, "3", None, True])
+def test_effective_number_refuses_what_is_no_ratio(ratio):
+    with pytest.raises(ValueError, match=r"`ratio`. Expected a positive number"):
+        EffectiveNumber(ratio)
+    with pytest.raises(ValueError, match="`scope`"):
+        EffectiveNumber(3.0, scope="all")

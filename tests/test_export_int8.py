@@ -8,7 +8,7 @@ import keras
 import numpy as np
 import pytest
 
-from keras_hoyer.exporters import ExportError, comparison, export, processes
+from keras_hoyer.exporters import ExportError, comparison, export, processes, sides
 
 interpreter = pytest.importorskip("ai_edge_litert.interpreter")
 layers, ops = keras.layers, keras.ops
@@ -66,8 +66,8 @@ def test_a_file_takes_and_returns_integers_on_request(tmp_path, io_dtype):
     assert error < 0.05
     assert abs(result.max_error - error) < 0.05
     # What the command line does: the data are the model's, whatever the file takes.
-    sides = comparison.KerasSide(tmp_path, model), comparison.FileSide(result.path)
-    compared = comparison.compare(*sides, data, tolerance=0.05, runs=2)
+    both = sides.KerasSide(tmp_path, model), sides.FileSide(result.path)
+    compared = comparison.compare(*both, data, tolerance=0.05, runs=2)
     assert compared.within_tolerance
     assert min(compared.milliseconds) > 0
 

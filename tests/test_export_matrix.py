@@ -1,15 +1,11 @@
 """A part of the matrix of `benchmarks/export_matrix.py`: no cell hands over a wrong file."""
 
 import export_matrix as matrix
-import keras
 import numpy as np
 import pytest
 
 pytest.importorskip("ai_edge_litert")
-pytestmark = pytest.mark.skipif(
-    keras.backend.backend() != "tensorflow", reason="converts in this process"
-)
-
+pytestmark = pytest.mark.benchmark
 
 CELLS = [
     ("mlp", "block4", 0.9, "int8"),

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 pytest.importorskip("ai_edge_litert")
+pytestmark = pytest.mark.benchmark
 FOLDER = Path(__file__).parent.parent / "benchmarks"
 
 

@@ -5,6 +5,8 @@ import make_results
 import plans
 import pytest
 
+pytestmark = pytest.mark.benchmark
+
 
 def run(nonzero, validation, seed=0, **changes):
     names = ("net", "protocol", "method", "penalty", "factor", "amount")

@@ -2,11 +2,14 @@ import dataclasses
 import json
 
 import keras
+import methods
 import mnist
 import numpy as np
 import plans
 import pytest
-import runs
+from kit import nets, results
+
+pytestmark = pytest.mark.benchmark
 
 
 @pytest.mark.parametrize(
@@ -19,13 +22,13 @@ import runs
     ],
 )
 def test_flops_are_those_of_the_published_tables(net, widths, expected):
-    assert mnist.flops(net, widths) == expected
+    assert nets.flops(net, widths) == expected
 
 
 @pytest.mark.parametrize("net", ["300-100", "lenet-5"])
 def test_nets_have_the_paper_s_size_and_drop_nothing_after_dense_training(net):
-    plain, dropping = mnist.build_model(net), mnist.build_model(net, dropout=True)
-    assert sum(np.prod(kernel.shape) for kernel in mnist.kernels_of(plain)) == mnist.KERNELS[net]
+    plain, dropping = nets.lenet(net), nets.lenet(net, dropout=True)
+    assert sum(np.prod(kernel.shape) for kernel in nets.kernels_of(plain)) == nets.KERNELS[net]
     shapes = [weight.shape for weight in dropping.trainable_weights]
     assert shapes == [weight.shape for weight in plain.trainable_weights]
     assert any(isinstance(layer, keras.layers.Dropout) for layer in dropping.layers)
@@ -45,14 +48,14 @@ def test_images_shift_with_zeros_moving_in():
 @pytest.mark.parametrize("share", [0.5, 0.062])
 def test_a_unit_goes_with_its_inputs_in_the_next_kernel(share):
     keras.utils.set_random_seed(0)
-    model = mnist.build_model("300-100")
-    first, second, last = mnist.kernels_of(model)
+    model = nets.lenet("300-100")
+    first, second, last = nets.kernels_of(model)
     values = keras.ops.convert_to_numpy(second).copy()
     values[:, 5:] *= 1e-4  # the units to keep are the first ones
     second.assign(values)
-    mnist.zero_units(model, share)
-    widths = mnist.live_widths(model)
-    assert 0.9 * share < mnist.flops("300-100", widths) / 266_200 <= share
+    methods.zero_units(model, share)
+    widths = nets.live_widths(model)
+    assert 0.9 * share < nets.flops("300-100", widths) / 266_200 <= share
     first, second, last = (keras.ops.convert_to_numpy(k) != 0 for k in (first, second, last))
     np.testing.assert_array_equal(first.any(0), second.any(1))
     np.testing.assert_array_equal(second.any(0), last.any(1))
@@ -63,10 +66,10 @@ def test_a_unit_goes_with_its_inputs_in_the_next_kernel(share):
 def test_a_run_that_has_a_line_is_known_again(tmp_path):
     run = plans.Run("300-100", "ours", "gradual", penalty="HoyerSquare", factor=1e-4, amount=4630)
     file = tmp_path / "results" / "mnist.jsonl"
-    assert runs.done_before(file, plans.Run) == set()
-    runs.append(file, {**dataclasses.asdict(run), "nonzero": 4630})
-    assert runs.done_before(file, plans.Run) == {run}
-    assert dataclasses.replace(run, seed=1) not in runs.done_before(file, plans.Run)
+    assert results.done_before(file, plans.Run) == set()
+    results.append(file, {**dataclasses.asdict(run), "nonzero": 4630})
+    assert results.done_before(file, plans.Run) == {run}
+    assert dataclasses.replace(run, seed=1) not in results.done_before(file, plans.Run)
     assert json.loads(file.read_text())["nonzero"] == 4630
 
 
@@ -95,7 +98,7 @@ def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(tmp_p
     pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
     pipeline.train_all()
     kept = 0
-    for kernel in mnist.kernels_of(pipeline.model):
+    for kernel in nets.kernels_of(pipeline.model):
         blocks = keras.ops.convert_to_numpy(kernel).reshape(-1, 4, kernel.shape[-1]) != 0
         assert (blocks.all(axis=1) == blocks.any(axis=1)).all()
         kept += blocks.sum()
@@ -108,16 +111,16 @@ def test_runs_keep_as_many_weights_as_asked_for(method, tmp_path):
     run = plans.Run("300-100", "ours", method, **options, epochs=(1, 1, 2, 1))
     pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
     pipeline.train_all()
-    kernels = [keras.ops.convert_to_numpy(k) for k in mnist.kernels_of(pipeline.model)]
+    kernels = [keras.ops.convert_to_numpy(k) for k in nets.kernels_of(pipeline.model)]
     assert sum(np.count_nonzero(kernel) for kernel in kernels) == 4630
 
 
 def test_the_threshold_s_rule_compares_weights_with_their_kernel_s_deviation():
     keras.utils.set_random_seed(0)
-    model = mnist.build_model("300-100")
-    kernels = mnist.kernels_of(model)
+    model = nets.lenet("300-100")
+    kernels = nets.kernels_of(model)
     kernels[1].assign(1000 * keras.ops.convert_to_numpy(kernels[1]))
-    ratio = mnist.std_ratio(model, 10_000)
+    ratio = methods.std_ratio(model, 10_000)
     arrays = [keras.ops.convert_to_numpy(kernel) for kernel in kernels]
     kept = [np.count_nonzero(np.abs(array) > ratio * array.std()) for array in arrays]
     assert sum(kept) == 10_000
@@ -131,11 +134,11 @@ def test_channel_runs_end_with_a_small_net_that_fills_the_target(tmp_path):
     run = plans.Run("lenet-5", "ours", "channels", **options, epochs=(1, 1, 3, 1))
     pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
     pipeline.train_all()
-    first, second, flat, hidden = mnist.live_widths(pipeline.model)
-    kernels = [kernel.shape for kernel in mnist.kernels_of(pipeline.model)]
+    first, second, flat, hidden = nets.live_widths(pipeline.model)
+    kernels = [kernel.shape for kernel in nets.kernels_of(pipeline.model)]
     assert kernels == [(5, 5, 1, first), (5, 5, first, second), (flat, hidden), (hidden, 10)]
-    widest = 0.05 * mnist.flops("lenet-5", mnist.WIDTHS["lenet-5"])
-    assert 0.97 * widest < mnist.flops("lenet-5", [first, second, flat, hidden]) <= widest
+    widest = 0.05 * nets.flops("lenet-5", nets.WIDTHS["lenet-5"])
+    assert 0.97 * widest < nets.flops("lenet-5", [first, second, flat, hidden]) <= widest
     assert not any(layer.kernel_regularizer for layer in pipeline.model.layers if layer.weights)
 
 

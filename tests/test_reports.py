@@ -164,3 +164,24 @@ def test_a_model_whose_graph_cannot_be_seen_is_reported_without_multiply_adds():
     assert report.total == 6
     assert report.flops is None
     assert "?" in str(report)
+
+
+def test_the_total_has_the_effective_number_of_all_and_what_it_would_cut():
+    model = keras.Sequential([keras.Input((20,)), keras.layers.Dense(10), keras.layers.Dense(5)])
+    for layer, scale in zip(model.layers, (1.0, 0.3), strict=True):
+        layer.kernel.assign(scale * np.random.default_rng(0).standard_cauchy(layer.kernel.shape))
+    report = kh.report(model)
+    values = np.concatenate(
+        [np.abs(keras.ops.convert_to_numpy(k)).ravel() for k in (x.kernel for x in model.layers)]
+    ).astype("float64")
+    effective = values.sum() ** 2 / np.square(values).sum()
+    assert report.effective == pytest.approx(effective, rel=1e-5)
+    kept = kh.prune(model, kh.criteria.EffectiveNumber(1.0)).nonzero
+    assert kept == round(effective)
+    wanted = round(3 * effective)
+    said = (
+        f"`criteria.EffectiveNumber()` would cut {250 - wanted:,} more weights and keep {wanted:,}."
+    )
+    assert (said in str(report).replace("\n", " ")) == (wanted < 250)
+    again = kh.prune(model, kh.criteria.EffectiveNumber())
+    assert "EffectiveNumber" not in str(again)

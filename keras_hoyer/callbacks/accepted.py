@@ -4,6 +4,7 @@ import dataclasses
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -72,7 +73,7 @@ class Progress:
         if not path.parent.is_dir():  # Keras makes its folder with the first backup
             path.parent.mkdir(parents=True, exist_ok=True)
         header = {**dataclasses.asdict(self), "epoch": epoch, "accepted": accepted is not None}
-        arrays = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
+        arrays: dict[str, Any] = {"header": np.frombuffer(json.dumps(header).encode(), np.uint8)}
         if accepted is not None:
             arrays.update({f"value{i}": value for i, value in enumerate(accepted.values)})
             arrays.update(

@@ -9,8 +9,11 @@ import numpy as np
 from keras_hoyer import masks
 from keras_hoyer._checks import warn
 from keras_hoyer._keras import running_callbacks
+from keras_hoyer.plain import LayerSelection
 from keras_hoyer.reports import count_nonzero
-from keras_hoyer.weights import LayerSelection, find_kernels, find_weights
+from keras_hoyer.weights import Weight, find_kernels, find_weights
+
+Logs = dict[str, Any] | None
 
 
 class CuttingCallback(keras.callbacks.Callback):
@@ -27,17 +30,17 @@ class CuttingCallback(keras.callbacks.Callback):
     def __init__(self, layers: LayerSelection) -> None:
         super().__init__()
         self.layers = layers
-        self._kernels = []
+        self._kernels: list[Weight] = []
         self._last_cut: int | None = None
         self._has_witness = False
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Finds the kernels and takes its place among the callbacks."""
         self._kernels = find_kernels(self.model, self.layers)
         self._last_cut = None
         self._has_witness = self._take_place()
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Looks back at once where there is nobody to wait for."""
         if not self._has_witness:
             self.look_back([])
@@ -65,7 +68,7 @@ class CuttingCallback(keras.callbacks.Callback):
                 "not at all. " + self._start_later()
             )
 
-    def write_sparsity(self, logs: dict | None) -> None:
+    def write_sparsity(self, logs: Logs) -> None:
         """Writes the share of zero weights into the logs."""
         if logs is not None:
             total = sum(math.prod(kernel.shape) for kernel in self._kernels)
@@ -87,8 +90,8 @@ class CuttingCallback(keras.callbacks.Callback):
         for weight in find_weights(self.model):
             mask = masks.known_mask(weight)
             if mask is not None and not mask.all():
-                cut += mask.size - np.count_nonzero(mask)
-                alive += np.count_nonzero(weight.read()[~mask])
+                cut += int(mask.size - np.count_nonzero(mask))
+                alive += int(np.count_nonzero(weight.read()[~mask]))
         return cut, alive
 
     def _take_place(self) -> bool:
@@ -119,16 +122,18 @@ class _Witness(keras.callbacks.Callback):
     def __init__(self, owner: CuttingCallback, others: list[keras.callbacks.Callback]) -> None:
         super().__init__()
         self.owner = owner
-        self._best = [(entry, None, None) for entry in others if _picks_best(entry)]
+        self._best: list[tuple[keras.callbacks.Callback, Any, int | None]] = [
+            (entry, None, None) for entry in others if _picks_best(entry)
+        ]
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Notes which callbacks found this epoch to be the best."""
         self._best = [
             (entry, found, epoch) if (found := _best_of(entry)) != known else (entry, known, when)
             for entry, known, when in self._best
         ]
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Has the owner look back."""
         cut = self.owner._last_cut
         self.owner.look_back(

@@ -1,7 +1,7 @@
 """Cutting as far as a budget of accuracy allows: no factor, threshold or target to search for."""
 
 from collections.abc import Sequence
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -9,18 +9,25 @@ from keras_hoyer import pruning
 from keras_hoyer._checks import check_choice, check_count, check_number, warn
 from keras_hoyer.attach import remove_penalties
 from keras_hoyer.callbacks.accepted import AcceptedState, Progress, progress_file
-from keras_hoyer.callbacks.base import CuttingCallback
-from keras_hoyer.criteria import Criterion, FlopsLeft, TargetSparsity, UnitScores
-from keras_hoyer.patterns import NByM, Pattern, Unstructured
+from keras_hoyer.callbacks.base import CuttingCallback, Logs
+from keras_hoyer.criteria import Criterion, TargetSparsity, UnitScores
+from keras_hoyer.criteria.base import FlopsLeft
+from keras_hoyer.patterns import Pattern, Unstructured
+from keras_hoyer.plain import LayerSelection
 from keras_hoyer.reports import count_nonzero
+from keras_hoyer.scores import Magnitude, Score
 from keras_hoyer.units import find_units
-from keras_hoyer.weights import LayerSelection, refresh_compiled
+from keras_hoyer.weights import refresh_compiled
 
 # Parts of the names of metrics of which more is better, and of which less is.
-_LARGER = ("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "dice", "score", "r2")
-_LARGER += ("similarity", "bleu", "specificity", "sensitivity", "map")
-_SMALLER = ("loss", "error", "mse", "mae", "mape", "msle", "perplexity", "crossentropy")
-_SMALLER += ("hinge", "divergence", "poisson", "deviation")
+_LARGER: tuple[str, ...] = (
+    *("acc", "auc", "precision", "recall", "f1", "fbeta", "iou", "dice", "score", "r2"),
+    *("similarity", "bleu", "specificity", "sensitivity", "map"),
+)
+_SMALLER: tuple[str, ...] = (
+    *("loss", "error", "mse", "mae", "mape", "msle", "perplexity", "crossentropy"),
+    *("hinge", "divergence", "poisson", "deviation"),
+)
 
 # Shares, not percentages: a budget above this of one of them is hardly meant.
 _LARGE_BUDGET = 0.05
@@ -64,6 +71,8 @@ class BudgetPruning(CuttingCallback):
             `Unstructured()`.
         layers: List of layer names, or a function from a layer to a bool. Defaults to `None`: all
             dense, convolutional, recurrent and attention layers.
+        score: How much a weight matters: a score of `keras_hoyer.scores`, taken anew for each cut.
+            Defaults to `Magnitude()`.
 
     Raises:
         ValueError: If an argument is of the wrong kind or out of its range; at the start of `fit`,
@@ -97,6 +106,7 @@ class BudgetPruning(CuttingCallback):
         patience: int = 3,
         pattern: Pattern = Unstructured(),  # noqa: B008  (immutable)
         layers: LayerSelection = None,
+        score: Score = Magnitude(),  # noqa: B008  (immutable)
     ) -> None:
         super().__init__(layers)
         check_number("budget", budget, "a number, 0 or more", lambda value: value >= 0)
@@ -117,8 +127,8 @@ class BudgetPruning(CuttingCallback):
             "min_step", min_step, f"a number above 0, at most {step}", lambda v: 0 < v <= step
         )
         check_count("patience", patience, 1)
-        pruning.check_choices(TargetSparsity(0.0), pattern)
-        if isinstance(pattern, NByM):
+        pruning.check_choices(TargetSparsity(0.0), pattern, score)
+        if pattern.max_sparsity < 1:
             raise ValueError(
                 "Invalid value for argument `pattern`. Expected one whose share of zeros can be "
                 f"chosen: N:M patterns fix it. Received: pattern={pattern!r}"
@@ -132,26 +142,27 @@ class BudgetPruning(CuttingCallback):
         self.min_step = min_step
         self.patience = patience
         self.pattern = pattern
+        self.score = score
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Checks what can be checked before time is spent."""
         super().on_train_begin(logs)
-        self._units = find_units(self.model, self.pattern, self.layers)
+        self._units = find_units(self.model, self.pattern, self.layers, self.score)
         self._file = progress_file()
-        self._accepted = None
-        self._first_epoch = None
+        self._accepted: AcceptedState | None = None
+        self._first_epoch: int | None = None
         self._progress = Progress(
             begin=self.begin, best=self.baseline, step=self.step, left=self._count()
         )
         epochs = (self.params or {}).get("epochs")
-        self._announced = None not in (self.begin, epochs) and self.begin >= epochs
+        self._announced = not (self.begin is None or epochs is None or self.begin < epochs)
         if self._announced:
             warn(
                 f"Nothing will be pruned in this call of `fit`: the first cut is due after "
                 f"{self.begin} epochs, and the call ends after {epochs}. Choose a smaller `begin`."
             )
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Cuts if a round begins with this epoch."""
         if self._first_epoch is None:
             self._first_epoch = epoch
@@ -168,7 +179,7 @@ class BudgetPruning(CuttingCallback):
         pruning.cut(self.model, self._units, _ShareOfRest(state.step), tentative=True)
         self.note_cut(epoch)
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Judges the round, and writes `sparsity` into the logs."""
         logs = {} if logs is None else logs
         value = self._metric(logs)
@@ -187,7 +198,7 @@ class BudgetPruning(CuttingCallback):
             state.save(self._file, epoch + 1, self._accepted)
         self.write_sparsity(logs)
 
-    def on_train_end(self, logs: dict | None = None) -> None:
+    def on_train_end(self, logs: Logs = None) -> None:
         """Ends with the last weights within the budget, and takes penalties off."""
         state = self._progress
         if self._accepted is not None:
@@ -261,13 +272,14 @@ class BudgetPruning(CuttingCallback):
         self.model.stop_training |= state.left == before
 
     def _restore(self) -> None:
+        assert self._accepted is not None  # before the first cut
         self._accepted.restore(self.model)
         self._progress.epochs_in_round = 0
 
     def _count(self) -> int:
         return sum(map(count_nonzero, self._kernels))
 
-    def _metric(self, logs: dict) -> float:
+    def _metric(self, logs: dict[str, Any]) -> float:
         if self.monitor not in logs:
             raise ValueError(
                 f"Invalid value for argument `monitor`. Expected one of {sorted(logs)}; names that "
@@ -279,6 +291,7 @@ class BudgetPruning(CuttingCallback):
     def _excess(self, value: float) -> float:
         """How much worse a value is than the best; positive is worse."""
         best = self._progress.best
+        assert best is not None  # since the first cut
         return best - value if self.mode == "max" else value - best
 
 

@@ -5,12 +5,14 @@ import math
 from keras_hoyer import pruning
 from keras_hoyer._checks import warn
 from keras_hoyer.attach import remove_penalties
-from keras_hoyer.callbacks.base import CuttingCallback
+from keras_hoyer.callbacks.base import CuttingCallback, Logs
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.patterns import Pattern, Unstructured
-from keras_hoyer.schedules import ROUNDING, Schedule
-from keras_hoyer.units import find_units
-from keras_hoyer.weights import LayerSelection, refresh_compiled
+from keras_hoyer.plain import LayerSelection
+from keras_hoyer.schedules import ROUNDING, Schedule, check_schedule
+from keras_hoyer.scores import Magnitude, Score
+from keras_hoyer.units import ModelUnits, find_units
+from keras_hoyer.weights import refresh_compiled
 
 
 class Pruning(CuttingCallback):
@@ -38,6 +40,8 @@ class Pruning(CuttingCallback):
         layers: List of layer names, or a function from a layer to a bool. Defaults to `None`: all
             dense, convolutional, recurrent and attention layers.
         keep_penalty: Whether penalties stay on after the last cut. Defaults to `False`.
+        score: How much a weight matters: a score of `keras_hoyer.scores`, taken anew for each cut.
+            Defaults to `Magnitude()`.
 
     Raises:
         ValueError: If an argument is of the wrong kind, or criterion and pattern do not go
@@ -61,33 +65,30 @@ class Pruning(CuttingCallback):
         pattern: Pattern = Unstructured(),  # noqa: B008  (immutable)
         layers: LayerSelection = None,
         keep_penalty: bool = False,
+        score: Score = Magnitude(),  # noqa: B008  (immutable)
     ) -> None:
         super().__init__(layers)
-        pruning.check_choices(criterion, pattern)
-        if not isinstance(schedule, Schedule):
-            raise ValueError(
-                "Invalid value for argument `schedule`. Expected a schedule of "
-                "`keras_hoyer.schedules`, such as `OneShot(epoch=60)`. "
-                f"Received: schedule={schedule!r}"
-            )
+        pruning.check_choices(criterion, pattern, score)
+        check_schedule(schedule)
         self.criterion = criterion
         self.schedule = schedule
         self.pattern = pattern
+        self.score = score
         self.keep_penalty = keep_penalty
-        self._units = []
-        self._position = None
+        self._units: ModelUnits
+        self._position: float | None = None
         self._announced = False
         self._epoch = 0
-        self._steps = None
-        self._seen = None
+        self._steps: int | None = None
+        self._seen: int | None = None
         if schedule.within_epochs:
             # Set only here: Keras dispatches batches asynchronously where no callback listens.
             self.on_train_batch_end = self._advance_within_epoch
 
-    def on_train_begin(self, logs: dict | None = None) -> None:
+    def on_train_begin(self, logs: Logs = None) -> None:
         """Checks what can be checked before time is spent."""
         super().on_train_begin(logs)
-        self._units = find_units(self.model, self.pattern, self.layers)
+        self._units = find_units(self.model, self.pattern, self.layers, self.score)
         self._position = None
         self._steps = self.params.get("steps")
         epochs = self.params.get("epochs")
@@ -101,14 +102,14 @@ class Pruning(CuttingCallback):
                 f"`fit(..., initial_epoch={epochs})`."
             )
 
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_begin(self, epoch: int, logs: Logs = None) -> None:
         """Cuts if the schedule says so."""
         self._epoch = epoch
         if self._position is None:
             self._resume(epoch)
         self._advance(epoch)
 
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+    def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
         """Writes `sparsity` into the logs."""
         self._steps = self.params.get("steps") or self._seen
         self.write_sparsity(logs)
@@ -137,7 +138,7 @@ class Pruning(CuttingCallback):
             if epoch > self.schedule.end:
                 self._finish()
 
-    def _advance_within_epoch(self, batch: int, logs: dict | None = None) -> None:
+    def _advance_within_epoch(self, batch: int, logs: Logs = None) -> None:
         self._seen = batch + 1
         # The end of an epoch waits for the next one, and so does an epoch of unknown length.
         if self._steps is not None and self._seen < self._steps:
@@ -145,6 +146,7 @@ class Pruning(CuttingCallback):
 
     def _advance(self, position: float) -> None:
         previous, self._position = self._position, position
+        assert previous is not None  # since the first epoch began
         if not self.schedule.due(previous, position):
             return
         progress = self.schedule.progress(position)

@@ -3,6 +3,7 @@
 import argparse
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 from keras_hoyer.cli.console import Console
 
@@ -21,7 +22,7 @@ class Answer:
         code: the exit code.
     """
 
-    values: dict
+    values: dict[str, Any]
     text: str
     code: int = 0
 

@@ -11,7 +11,7 @@ from keras_hoyer.cli.command import Answer, Command, UsageError
 from keras_hoyer.cli.console import Console
 
 if TYPE_CHECKING:
-    from keras_hoyer.exporters.comparison import Side
+    from keras_hoyer.exporters.sides import Side
 
 RUN, WEIGHTS = (".tflite", ".onnx"), (".npz", ".safetensors")
 
@@ -52,9 +52,9 @@ def _check(options: argparse.Namespace) -> None:
 
 
 def _run(options: argparse.Namespace, console: Console) -> Answer:
-    from keras_hoyer.exporters import comparison
+    from keras_hoyer.exporters import comparison, sides
 
-    comparison.use_one_thread()
+    sides.use_one_thread()
     a, b = (_side(options, path, console) for path in options.files)
     with console.step("running both"):
         result = comparison.compare(a, b, options.data, options.tolerance, options.runs)
@@ -68,20 +68,20 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
 
 def _side(options: argparse.Namespace, path: Path, console: Console) -> "Side":
     from keras_hoyer.cli import models
-    from keras_hoyer.exporters import comparison, load_sparse_weights
+    from keras_hoyer.exporters import load_sparse_weights, sides
 
     side: Side
     if path.suffix in RUN:
         with console.step(f"reading {path}"):
-            side = comparison.FileSide(path)
+            side = sides.FileSide(path)
     elif path.suffix in WEIGHTS:
         model = models.load(options.model, console)
         load_sparse_weights(model, path)
         quantize = "float16" if _holds_halves(path) else None
-        side = comparison.KerasSide(path, model, options.data, quantize)
+        side = sides.KerasSide(path, model, options.data, quantize)
     else:
-        side = comparison.KerasSide(path, models.load(path, console), options.data)
-    comparison.check_data(side, options.data)
+        side = sides.KerasSide(path, models.load(path, console), options.data)
+    sides.check_data(side, options.data)
     return side
 
 

@@ -4,7 +4,9 @@ import argparse
 import dataclasses
 import importlib.util
 from pathlib import Path
+from typing import get_args
 
+from keras_hoyer._literals import FormatName, Goal, InterfaceDtype, Quantization, Sparse
 from keras_hoyer.cli import arguments
 from keras_hoyer.cli.command import Answer, Command, UsageError
 from keras_hoyer.cli.console import Console
@@ -37,17 +39,26 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         help="the file to write; its ending says the format",
     )
     parser.add_argument(
-        "--format", choices=list(QUANTIZATIONS), help="default: what the ending of OUT says"
+        "--format", choices=get_args(FormatName), help="default: what the ending of OUT says"
     )
+    _add_choices(parser)
+    arguments.add_data(parser)
+    arguments.add_tolerance(
+        parser, None, "1e-4, float16 1e-2, dynamic 0.1, int8 0.2; weight files 0, float16 1e-3"
+    )
+
+
+def _add_choices(parser: argparse.ArgumentParser) -> None:
+    """How the file stores weights, what it takes, and which of several right ones is kept."""
     parser.add_argument(
         "--quantize",
-        choices=["float16", "dynamic", "int8"],
+        choices=get_args(Quantization),
         help="float16 halves the weights; for .tflite also dynamic (int8 weights) and int8 (all "
         "in int8, needs --data); default: weights as they are",
     )
     parser.add_argument(
         "--io-dtype",
-        choices=["float32", "int8", "uint8"],
+        choices=get_args(InterfaceDtype),
         default="float32",
         help="with --quantize int8: what the file takes and gives for floats; default: %(default)s",
     )
@@ -60,13 +71,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--optimize-for",
-        choices=["size", "latency"],
+        choices=get_args(Goal),
         default="size",
         help="keep the smallest file, or for .tflite the fastest; default: %(default)s",
-    )
-    arguments.add_data(parser)
-    arguments.add_tolerance(
-        parser, None, "1e-4, float16 1e-2, dynamic 0.1, int8 0.2; weight files 0, float16 1e-3"
     )
 
 
@@ -117,7 +124,8 @@ def _format(options: argparse.Namespace) -> str:
             f"argument --format: Expected {ending}, which is what the ending of -o/--output says, "
             f"or another ending. Received: {options.format}, and {options.output}"
         )
-    return options.format or ending
+    format: str = options.format or ending
+    return format
 
 
 def _run(options: argparse.Namespace, console: Console) -> Answer:
@@ -135,10 +143,11 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
     return Answer(result.to_dict(), str(result))
 
 
-def _sparse(text: str) -> bool | str:
-    if text not in ("auto", "true", "false"):
+def _sparse(text: str) -> Sparse:
+    choices: dict[str, Sparse] = {"auto": "auto", "true": True, "false": False}
+    if text not in choices:
         raise argparse.ArgumentTypeError(f"Expected auto, true or false. Received: {text}")
-    return {"true": True, "false": False}.get(text, text)
+    return choices[text]
 
 
 EXPORT = Command(

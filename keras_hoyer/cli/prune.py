@@ -4,8 +4,9 @@ import argparse
 import math
 import re
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, get_args
 
+from keras_hoyer._literals import Scope
 from keras_hoyer.cli import arguments
 from keras_hoyer.cli.command import Answer, Command, UsageError
 from keras_hoyer.cli.console import Console
@@ -46,6 +47,17 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "output), 2:4 (two of every four stay), channel (with all that depends on it); "
         "default: %(default)s",
     )
+    _add_amounts(parser)
+    arguments.add_layers(parser)
+    parser.add_argument(
+        "--strip",
+        action="store_true",
+        help="take masks and penalties off: a plain model, which loads without keras_hoyer",
+    )
+
+
+def _add_amounts(parser: argparse.ArgumentParser) -> None:
+    """How much is cut."""
     group = parser.add_argument_group("how much: exactly one of")
     amount = group.add_mutually_exclusive_group(required=True)
     positive: dict[str, Any] = {
@@ -75,15 +87,9 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--scope",
-        choices=["global", "layer"],
+        choices=get_args(Scope),
         help="with --sparsity or --flops: compare all layers, or cut the same share of each; "
         "default: global",
-    )
-    arguments.add_layers(parser)
-    parser.add_argument(
-        "--strip",
-        action="store_true",
-        help="take masks and penalties off: a plain model, which loads without keras_hoyer",
     )
 
 

@@ -24,18 +24,18 @@ def _check(options: argparse.Namespace) -> None:
 
 def _run(options: argparse.Namespace, console: Console) -> Answer:
     from keras_hoyer.cli import models
-    from keras_hoyer.exporters import comparison
+    from keras_hoyer.exporters import comparison, sides
     from keras_hoyer.graph.shrink import shrink
 
     model = models.load(options.file, console, compile=True)
-    before = comparison.KerasSide(options.file, model, options.data)
-    comparison.check_data(before, options.data)
+    before = sides.KerasSide(options.file, model, options.data)
+    sides.check_data(before, options.data)
     with console.step("removing channels"):
         # The library's own check names the layer that differs; it allows no more than this.
         small = shrink(model, check=options.tolerance <= TOLERANCE, sample=options.data)
     samples = "random inputs" if options.data is None else "the samples of --data"
     with console.step(f"comparing outputs on {samples}"):
-        after = comparison.KerasSide(options.output, small, options.data)
+        after = sides.KerasSide(options.output, small, options.data)
         error = comparison.largest_error(before, after, options.data)
     if error > options.tolerance:
         raise ValueError(

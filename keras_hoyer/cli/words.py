@@ -40,7 +40,7 @@ def in_own_words(text: str) -> str:
     return re.sub(r"\brepresentative_data\b", "--data", text)
 
 
-def _with_value(match: re.Match) -> str:
+def _with_value(match: re.Match[str]) -> str:
     option, value = OPTIONS[match[1]], match[2]
     if value == "None":
         return f"no {option}"
@@ -51,7 +51,7 @@ def _with_value(match: re.Match) -> str:
     return " ".join(f"{option} {value}".replace("'", "").replace('"', "").split())
 
 
-def _pattern(match: re.Match) -> str:
+def _pattern(match: re.Match[str]) -> str:
     name = (match[1] or "Channel").lower()
     numbers = re.findall(r"\d+", match[2] or "")
     if name == "nbym":

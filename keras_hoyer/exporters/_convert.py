@@ -7,6 +7,7 @@ there: `model.keras`, `job.json` and, for int8, `calibration.npz`.
 import dataclasses
 import json
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import keras
@@ -14,7 +15,10 @@ import numpy as np
 
 from keras_hoyer.exporters import litert_convert, onnx_file, signatures
 
-CONVERTERS = {"tflite": litert_convert.convert_here, "onnx": onnx_file.convert_here}
+CONVERTERS: dict[str, Callable[..., str | None]] = {
+    "tflite": litert_convert.convert_here,
+    "onnx": onnx_file.convert_here,
+}
 
 
 def main(folder: Path) -> None:

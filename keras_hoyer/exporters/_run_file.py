@@ -86,7 +86,8 @@ def prepare(model: str, arrays: dict[str, Any]) -> Callable[[], Any]:
     interpreter = _interpreter(model, threads=1)
     runner = interpreter.get_signature_runner()
     runner(**_in_integers(runner, arrays))  # sets shapes and inputs
-    return interpreter.invoke
+    invoke: Callable[[], Any] = interpreter.invoke
+    return invoke
 
 
 def time_by_turns(
@@ -169,4 +170,5 @@ if __name__ == "__main__":
     # The script's folder comes first on the path: its modules must not hide installed packages.
     del sys.path[0]
     mode, *paths = sys.argv[1:]
-    {"describe": describe, "run": run, "time": time_files}[mode](*paths)
+    modes: dict[str, Callable[..., None]] = {"describe": describe, "run": run, "time": time_files}
+    modes[mode](*paths)

@@ -2,6 +2,8 @@
 
 import keras
 
+from keras_hoyer._keras import all_of
+
 # Quantizations of Keras whose layers a format has no operations for.
 FOREIGN = {
     "tflite": ("int8", "int4", "float8", "gptq", "awq"),
@@ -17,7 +19,7 @@ def check_layers(model: keras.Model, format: str) -> None:
         model: a built model.
         format: name of the format.
     """
-    layers = model._flatten_layers()
+    layers = all_of(model)
     modes = {layer.name: getattr(layer, "quantization_mode", None) for layer in layers}
     quantized = {name: mode for name, mode in modes.items() if mode in FOREIGN.get(format, ())}
     if quantized:
@@ -29,7 +31,7 @@ def check_layers(model: keras.Model, format: str) -> None:
         )
     adapted = [
         layer
-        for layer in model._flatten_layers()
+        for layer in layers
         if getattr(layer, "lora_enabled", False) and format in ("keras", "tflite", "onnx")
     ]
     saved = format == "keras" or keras.backend.backend() != "tensorflow"

@@ -7,7 +7,7 @@ import stat
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import IO
+from typing import IO, Literal
 
 import numpy as np
 
@@ -18,7 +18,7 @@ COMPRESSIONS = (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED)
 SUFFIX = ".npy"
 
 
-def read_arrays(filepath: str | os.PathLike) -> np.ndarray | dict[str, np.ndarray]:
+def read_arrays(filepath: str | os.PathLike[str]) -> np.ndarray | dict[str, np.ndarray]:
     """Reads a `.npy` or `.npz` file that anyone may have made.
 
     Nothing is allocated before the sizes that the file declares are found to be possible, and no
@@ -121,7 +121,7 @@ def _read_archive(file: IO[bytes]) -> dict[str, np.ndarray]:
                 declared += math.prod(shape) * dtype.itemsize
                 check_expansion(declared, stored)
                 content = bytearray(read_exactly(member, math.prod(shape) * dtype.itemsize))
-                order = "F" if fortran else "C"
+                order: Literal["F", "C"] = "F" if fortran else "C"
                 arrays[name] = np.frombuffer(content, dtype).reshape(shape, order=order)
     if not arrays:
         raise ValueError("it is an archive of nothing")

@@ -1,116 +1,15 @@
-"""Two models side by side, each in Keras or in a file: what they answer and how long they take."""
+"""Two models side by side: what they answer and how long they take."""
 
-import contextlib
 import dataclasses
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
-from functools import partial
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-import keras
 import numpy as np
 
 from keras_hoyer._tables import html_lines, html_table, text_table
-from keras_hoyer.exporters import (
-    _run_file,
-    litert,
-    litert_quantization,
-    processes,
-    signatures,
-    training_state,
-)
-
-Outputs = list[dict[str, np.ndarray]]
-
-
-class KerasSide:
-    """A Keras model.
-
-    Args:
-        path: the file that it came from.
-        model: a built model.
-        data: representative data or `None`, as for `export`.
-        quantize: `"float16"` if its weights were rounded so on their way, else `None`.
-    """
-
-    ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
-
-    def __init__(
-        self, path: Path, model: keras.Model, data: Any = None, quantize: str | None = None
-    ) -> None:
-        self.path = path
-        self.model = model
-        self.quantize = quantize
-        self.signature = signatures.signature_of(model, data)
-
-    def training_bytes(self) -> int:
-        """How many bytes of the file are of no use but to train on."""
-        return training_state.bytes_of(self.path) if self.path.suffix == ".keras" else 0
-
-    def outputs(self, calls: list[list[np.ndarray]]) -> Outputs:
-        """What it answers to each call."""
-        try:
-            return signatures.call_all(self.model, self.signature, calls)
-        except Exception as error:  # a model raises anything
-            raise ValueError(
-                f"{self.path} cannot be called on these inputs: {type(error).__name__}: {error}"
-            ) from error
-
-    def prepare(self, arrays: list[np.ndarray]) -> Callable[[], Any]:
-        """A function that runs it once, as `predict_on_batch` does."""
-        inputs = keras.tree.pack_sequence_as(self.signature.structure, arrays)
-        predict = partial(self.model.predict_on_batch, inputs)
-        predict()  # compiles
-        return predict
-
-
-class FileSide:
-    """A `.tflite` or `.onnx` file.
-
-    Args:
-        path: the file.
-
-    Raises:
-        ValueError: if it cannot be read.
-    """
-
-    model = None
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-        with tempfile.TemporaryDirectory() as folder:
-            inputs = processes.describe(path, Path(folder))
-        self.signature = signatures.Signature(inputs, list(range(len(inputs))))
-        # The file could be read above, so it is whole.
-        self.quantize, self.ranges = None, {}
-        if path.suffix == ".tflite":
-            content = path.read_bytes()
-            self.quantize = litert_quantization.quantization_of(content)
-            self.ranges = litert_quantization.input_ranges(content)
-
-    def training_bytes(self) -> int:
-        """None: a file that is run holds a model only."""
-        return 0
-
-    def outputs(self, calls: list[list[np.ndarray]]) -> Outputs:
-        """What it answers to each call."""
-        with tempfile.TemporaryDirectory() as folder:
-            stored = Path(folder) / "calls.npz"
-            processes.store_calls(stored, self.signature, calls)
-            results, failure = processes.run(self.path, stored, [])
-        if failure:
-            raise ValueError(f"{self.path} cannot be run: it {failure}")
-        return results
-
-    def prepare(self, arrays: list[np.ndarray]) -> Callable[[], Any]:
-        """A function that runs it once; what `outputs` has run does not end the process."""
-        names = [spec.name for spec in self.signature.inputs]
-        return _run_file.prepare(str(self.path), dict(zip(names, arrays, strict=True)))
-
-
-Side = KerasSide | FileSide
+from keras_hoyer.exporters import _run_file, litert, signatures
+from keras_hoyer.exporters.sides import Outputs, Side
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -149,7 +48,7 @@ class Comparison:
         """Whether the two count as the same."""
         return self.error <= self.tolerance
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The comparison as plain Python values, ready for JSON."""
         values = dataclasses.asdict(self)
         return {
@@ -251,26 +150,6 @@ def largest_error(a: Side, b: Side, data: Any = None) -> float:
     return _run(a, b, data).error()
 
 
-def check_data(side: Side, data: Any) -> None:
-    """Raises a `ValueError` if samples do not fit what a model takes."""
-    if data is not None:
-        signatures.arrays_of(side.signature, data)
-
-
-def use_one_thread() -> None:
-    """Lets Keras compute on one thread, as files do; to be called before it computes anything."""
-    if keras.backend.backend() == "torch":
-        import torch  # noqa: PLC0415
-
-        torch.set_num_threads(1)
-    elif keras.backend.backend() == "tensorflow":
-        import tensorflow as tf  # noqa: PLC0415
-
-        with contextlib.suppress(RuntimeError):  # it has computed already
-            tf.config.threading.set_intra_op_parallelism_threads(1)
-            tf.config.threading.set_inter_op_parallelism_threads(1)
-
-
 @dataclasses.dataclass(frozen=True)
 class _Both:
     """Two models, the inputs of a single call of each, and what they answered to all calls."""
@@ -287,7 +166,7 @@ class _Both:
         if not all(np.isfinite(array).all() for call in self.expected for array in call.values()):
             raise ValueError(f"{a.path} gives NaN or infinite values on these inputs")
         error, failure = signatures.compare(self.expected, self.actual)
-        if failure:
+        if error is None:
             raise ValueError(f"{b.path} cannot be compared with {a.path}: {failure}")
         return error
 

@@ -17,7 +17,7 @@ PATTERN_CHARACTERS = frozenset("*?[]\\")
 PREFIX = ".keras-hoyer-"
 
 
-def check_destination(filepath: str | os.PathLike) -> Path:
+def check_destination(filepath: str | os.PathLike[str]) -> Path:
     """Finds the file that is written when something is written to `filepath`.
 
     Args:
@@ -74,7 +74,7 @@ class Destination:
 
 
 @contextlib.contextmanager
-def replacing(filepath: str | os.PathLike) -> Iterator[Destination]:
+def replacing(filepath: str | os.PathLike[str]) -> Iterator[Destination]:
     """Replaces a file at once or not at all.
 
     Args:

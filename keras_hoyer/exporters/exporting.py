@@ -4,15 +4,17 @@ import dataclasses
 import importlib.util
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, get_args
 
 import keras
 
 from keras_hoyer._checks import check_choice
+from keras_hoyer._literals import FormatName, Goal, InterfaceDtype, Quantization, Sparse
 from keras_hoyer.exporters import destination, signatures
 from keras_hoyer.exporters.adapted import check_layers
 from keras_hoyer.exporters.formats import FORMATS, Format, Job, Options
 from keras_hoyer.exporters.results import ExportError, ExportResult
+from keras_hoyer.exporters.signatures import NO_INPUTS, Signature
 
 # What each format can be quantized to.
 QUANTIZATIONS = {name: format.quantizations for name, format in FORMATS.items()}
@@ -20,14 +22,14 @@ QUANTIZATIONS = {name: format.quantizations for name, format in FORMATS.items()}
 
 def export(
     model: keras.Model,
-    filepath: str | os.PathLike,
-    format: str | None = None,
-    quantize: str | None = None,
+    filepath: str | os.PathLike[str],
+    format: FormatName | None = None,
+    quantize: Quantization | None = None,
     representative_data: Any = None,
-    sparse: bool | str = "auto",
+    sparse: Sparse = "auto",
     tolerance: float | None = None,
-    optimize_for: str = "size",
-    io_dtype: Literal["float32", "int8", "uint8"] = "float32",
+    optimize_for: Goal = "size",
+    io_dtype: InterfaceDtype = "float32",
 ) -> ExportResult:
     """Writes a model to a file that is run and compared before it is called good.
 
@@ -85,7 +87,7 @@ def export(
     )
     kind = FORMATS[name]
     check_layers(model, name)
-    signature = data = None
+    signature, data = NO_INPUTS, None
     if kind.computes:
         signature = signatures.signature_of(model, representative_data)
         _check_dtypes(model, signature)
@@ -116,7 +118,7 @@ def _check_model(model: keras.Model) -> None:
 
 
 def _format_of(path: Path, format: str | None) -> str:
-    known = list(QUANTIZATIONS)
+    known = list(FORMATS)
     ending = path.suffix[1:].lower()
     if format is None and ending not in known:
         raise ValueError(
@@ -162,6 +164,23 @@ def check_arguments(
             "typical inputs, which `quantize='int8'` is calibrated with. "
             "Received: representative_data=None"
         )
+    _check_settings(sparse, tolerance)
+    if optimize_for not in kind.goals:
+        raise ValueError(
+            "Invalid value for argument `optimize_for`. Expected 'size', or for the format "
+            f"'tflite' also 'latency'. Received: optimize_for={optimize_for!r}, format={format!r}"
+        )
+    check_choice("io_dtype", io_dtype, get_args(InterfaceDtype))
+    if io_dtype not in kind.io_dtypes.get(quantize, ("float32",)):
+        raise ValueError(
+            "Invalid value for argument `io_dtype`. Expected 'float32', or for the format 'tflite' "
+            "with `quantize='int8'` also 'int8' and 'uint8'. "
+            f"Received: io_dtype={io_dtype!r}, format={format!r}, quantize={quantize!r}"
+        )
+    return format
+
+
+def _check_settings(sparse: Any, tolerance: Any) -> None:
     if sparse not in (True, False, "auto"):
         raise ValueError(
             "Invalid value for argument `sparse`. Expected True, False or 'auto'. "
@@ -173,22 +192,9 @@ def check_arguments(
             "Invalid value for argument `tolerance`. Expected None or a number that is not "
             f"negative. Received: tolerance={tolerance!r}"
         )
-    if optimize_for not in kind.goals:
-        raise ValueError(
-            "Invalid value for argument `optimize_for`. Expected 'size', or for the format "
-            f"'tflite' also 'latency'. Received: optimize_for={optimize_for!r}, format={format!r}"
-        )
-    check_choice("io_dtype", io_dtype, ("float32", "int8", "uint8"))
-    if io_dtype not in kind.io_dtypes.get(quantize, ("float32",)):
-        raise ValueError(
-            "Invalid value for argument `io_dtype`. Expected 'float32', or for the format 'tflite' "
-            "with `quantize='int8'` also 'int8' and 'uint8'. "
-            f"Received: io_dtype={io_dtype!r}, format={format!r}, quantize={quantize!r}"
-        )
-    return format
 
 
-def _check_dtypes(model: keras.Model, signature: signatures.Signature) -> None:
+def _check_dtypes(model: keras.Model, signature: Signature) -> None:
     strings = [spec.name for spec in signature.inputs if spec.dtype == "string"]
     if strings:
         raise ValueError(

@@ -3,24 +3,32 @@
 import dataclasses
 from collections.abc import Callable, Mapping
 from pathlib import Path
+from typing import get_args
 
 import keras
 import numpy as np
 
+from keras_hoyer._literals import (
+    FormatName,
+    Goal,
+    InterfaceDtype,
+    Quantization,
+    Sparse,
+)
 from keras_hoyer.exporters import keras_archive, litert, onnx_file, sparse_weights
 from keras_hoyer.exporters.results import ExportResult
-from keras_hoyer.exporters.signatures import Signature
+from keras_hoyer.exporters.signatures import NO_INPUTS, Signature
 
 
 @dataclasses.dataclass(frozen=True)
 class Options:
     """What a user asks of a file; `export` describes each."""
 
-    quantize: str | None = None
-    sparse: bool | str = "auto"
+    quantize: Quantization | None = None
+    sparse: Sparse = "auto"
     tolerance: float | None = None
-    optimize_for: str = "size"
-    io_dtype: str = "float32"
+    optimize_for: Goal = "size"
+    io_dtype: InterfaceDtype = "float32"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,14 +39,14 @@ class Job:
         model: a built model.
         folder: an empty folder, in which the file is made.
         options: what was asked for.
-        signature: what the model takes; `None` for a format that does not compute.
+        signature: what the model takes; of no inputs for a format that does not compute.
         data: representative inputs, one array for each of the signature's, or `None`.
     """
 
     model: keras.Model
     folder: Path
     options: Options
-    signature: Signature | None = None
+    signature: Signature = NO_INPUTS
     data: list[np.ndarray] | None = None
 
 
@@ -57,11 +65,13 @@ class Format:
         packages: what must be importable.
     """
 
-    name: str
+    name: FormatName
     write: Callable[[Job], ExportResult]
-    quantizations: tuple[str | None, ...] = (None,)
-    goals: tuple[str, ...] = ("size",)
-    io_dtypes: Mapping[str | None, tuple[str, ...]] = dataclasses.field(default_factory=dict)
+    quantizations: tuple[Quantization | None, ...] = (None,)
+    goals: tuple[Goal, ...] = ("size",)
+    io_dtypes: Mapping[str | None, tuple[InterfaceDtype, ...]] = dataclasses.field(
+        default_factory=dict
+    )
     computes: bool = False
     extra: str = ""
     packages: tuple[str, ...] = ()
@@ -82,7 +92,7 @@ def _archive(job: Job) -> ExportResult:
     return keras_archive.write(job.model, job.folder)
 
 
-def _weights(ending: str) -> Callable[[Job], ExportResult]:
+def _weights(ending: FormatName) -> Callable[[Job], ExportResult]:
     def write(job: Job) -> ExportResult:
         path, asked = job.folder / f"weights.{ending}", job.options
         return sparse_weights.write(job.model, path, asked.quantize, asked.sparse, asked.tolerance)
@@ -94,9 +104,9 @@ _ALL = (
     Format(
         "tflite",
         _litert,
-        quantizations=(None, "float16", "dynamic", "int8"),
-        goals=("size", "latency"),
-        io_dtypes={"int8": ("float32", "int8", "uint8")},
+        quantizations=(None, *get_args(Quantization)),
+        goals=get_args(Goal),
+        io_dtypes={"int8": get_args(InterfaceDtype)},
         computes=True,
         extra="litert",
         packages=("ai_edge_litert",),

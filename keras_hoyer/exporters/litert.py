@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
+from keras_hoyer._keras import all_of
 from keras_hoyer.exporters import (
     litert_convert,
     litert_encoding,
@@ -31,6 +32,8 @@ SPARSE_ERROR = 1.5, 0.05
 
 # Blocks that keep more than this share of a kernel are slower than the dense kernel.
 FAST_SHARE = 0.25
+
+Outputs = list[dict[str, np.ndarray]]
 
 # How much slower than the fastest file a smaller one may be, within the noise of the measurement.
 SAME_SPEED = 1.1
@@ -75,6 +78,8 @@ def write(
         fixed = sizes is not signature and steps
         layers, unroll = litert_convert.recurrent_layers(model, max(steps) if fixed else None)
         job = {"quantize": quantize, "unroll": unroll, "io_dtype": io_dtype}
+        if layers and not unroll:
+            sizes = sizes.with_batch(1)
         return _write(model, folder, sizes, data, layers, job, sparse, tolerance, optimize_for)
 
     return open_sizes.write(signature, data, attempt)
@@ -92,25 +97,61 @@ def _write(
     optimize_for: str,
 ) -> ExportResult:
     quantize = job["quantize"]
-    notes = _notes(model)
-    if recurrent and not job["unroll"]:
-        signature = signature.with_batch(1)
+    notes = _notes(model, data)
+    expected = _expected(model, folder, signature, data)
+    _convert(model, signature, folder, data if quantize == "int8" else None, recurrent, job)
+    candidates = _tried(folder, expected, quantize, bool(sparse), tolerance, optimize_for)
+    dense = folder / litert_convert.DENSE
+    asked_for = [path for path in candidates if sparse is not True or path != dense]
+    best = _best([path for path in asked_for if candidates[path].right], candidates)
+    tried = tuple(_outcome(c, p == best, p in asked_for) for p, c in candidates.items())
+    if best is None:
+        way_out = _way_out("check", quantize, recurrent)
+        raise ExportError("check", f"no candidate is right, nothing was written.{way_out}", tried)
+    content = best.read_bytes()
+    tensors = litert_file.tensors_of(content)
+    if recurrent:
+        notes.append(litert_notes.of_recurrent_layers(job["unroll"], content))
+    notes += litert_notes.of_weighing(folder, quantize, sparse, content, tensors)
+    notes += litert_notes.of_interface(content, job["io_dtype"])
+    return ExportResult(
+        path=best,
+        format="tflite",
+        bytes=len(content),
+        dense_bytes=dense.stat().st_size,
+        max_error=candidates[best].error,
+        tolerance=tolerance,
+        candidates=tried,
+        tensors=tensors,
+        notes=tuple(notes),
+    )
+
+
+def _expected(
+    model: keras.Model,
+    folder: Path,
+    signature: signatures.Signature,
+    data: list[np.ndarray] | None,
+) -> Outputs:
+    """What the model answers to the calls that files are checked with, which are stored."""
     if data is None:
         data = signatures.random_arrays(model, signature, signatures.CHECK_SAMPLES)
-        notes.append(
-            "checked on random inputs; give `representative_data` for a check on real ones"
-        )
     calls = signatures.calls_of(signature, data)
     expected = signatures.outputs_of(model, signature, calls)
-    processes.store_calls(folder / "calls.npz", signature, calls)
+    processes.store_calls(folder / processes.CALLS, signature, calls)
+    return expected
 
-    label = quantize or "float32"
-    failure = _convert(model, signature, folder, data if quantize == "int8" else None, job)
-    if failure is not None:
-        candidate = Candidate(f"{label} dense", f"not converted: {failure}")
-        reason = f"nothing was written.{_way_out('convert', quantize, recurrent)}"
-        raise ExportError("convert", reason, (candidate,))
-    dense = folder / litert_convert.DENSE
+
+def _tried(
+    folder: Path,
+    expected: Outputs,
+    quantize: str | None,
+    sparse: bool,
+    tolerance: float,
+    optimize_for: str,
+) -> dict[Path, Candidate]:
+    """The dense file, and the sparse one that is made from it, each run and compared."""
+    label, dense = quantize or "float32", folder / litert_convert.DENSE
     candidates = {dense: processes.check(f"{label} dense", dense, expected, tolerance)}
     if sparse:
         path, name = folder / "sparse.tflite", f"{label} sparse"
@@ -123,34 +164,7 @@ def _write(
             candidates[path] = _check_sparse(
                 name, path, expected, tolerance, dense=candidates[dense], quantize=quantize
             )
-    if optimize_for == "latency":
-        candidates = _timed(candidates, folder / "calls.npz")
-    asked_for = [path for path in candidates if sparse is not True or path != dense]
-    best = _best([path for path in asked_for if candidates[path].right], candidates)
-    tried = {p: _outcome(c, p == best, p in asked_for) for p, c in candidates.items()}
-    if best is None:
-        reason = (
-            f"no candidate is right, nothing was written.{_way_out('check', quantize, recurrent)}"
-        )
-        raise ExportError("check", reason, tuple(tried.values()))
-    content = best.read_bytes()
-    tensors = litert_file.tensors_of(content)
-    if recurrent:
-        notes.append(litert_notes.of_recurrent_layers(job["unroll"], content))
-    notes += litert_notes.of_weighing(folder, quantize, sparse, content, tensors)
-    if job["io_dtype"] != "float32":
-        notes += litert_notes.of_interface(content)
-    return ExportResult(
-        path=best,
-        format="tflite",
-        bytes=candidates[best].bytes,
-        dense_bytes=candidates[dense].bytes,
-        max_error=candidates[best].max_error,
-        tolerance=tolerance,
-        candidates=tuple(tried.values()),
-        tensors=tensors,
-        notes=tuple(notes),
-    )
+    return _timed(candidates, folder / processes.CALLS) if optimize_for == "latency" else candidates
 
 
 def _way_out(step: str, quantize: str | None, recurrent: list[keras.Layer]) -> str:
@@ -173,11 +187,11 @@ def _way_out(step: str, quantize: str | None, recurrent: list[keras.Layer]) -> s
 
 def _best(right: list[Path], candidates: dict[Path, Candidate]) -> Path | None:
     """The smallest file; of those that were timed, the smallest that is as good as the fastest."""
-    times = [candidates[path].milliseconds for path in right]
-    if right and None not in times:
-        limit = SAME_SPEED * min(times)
-        right = [path for path, time in zip(right, times, strict=True) if time <= limit]
-    return min(right, key=lambda path: candidates[path].bytes, default=None)
+    times = {path: ms for path in right if (ms := candidates[path].milliseconds) is not None}
+    if right and len(times) == len(right):
+        limit = SAME_SPEED * min(times.values())
+        right = [path for path, time in times.items() if time <= limit]
+    return min(right, key=lambda path: path.stat().st_size, default=None)
 
 
 def _outcome(candidate: Candidate, kept: bool, asked_for: bool) -> Candidate:
@@ -191,10 +205,10 @@ def _outcome(candidate: Candidate, kept: bool, asked_for: bool) -> Candidate:
     return dataclasses.replace(candidate, outcome=outcome)
 
 
-def _notes(model: keras.Model) -> list[str]:
+def _notes(model: keras.Model, data: list[np.ndarray] | None) -> list[str]:
     """What there is to say before anything is converted."""
     notes = []
-    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in model._flatten_layers()):
+    if any(layer.compute_dtype in ("float16", "bfloat16") for layer in all_of(model)):
         notes.append("the model computes in half precision, the file and its check in float32")
     traps = sparse_inference.keepdims_traps(model)
     if traps:
@@ -203,6 +217,10 @@ def _notes(model: keras.Model) -> list[str]:
             "gives zeros on ARM64 where that convolution is sparse; use keepdims=False and Dense"
         )
         warn(notes[-1])
+    if data is None:
+        notes.append(
+            "checked on random inputs; give `representative_data` for a check on real ones"
+        )
     return notes
 
 
@@ -211,19 +229,26 @@ def _convert(
     signature: signatures.Signature,
     folder: Path,
     calibration: list[np.ndarray] | None,
+    recurrent: list[keras.Layer],
     job: dict[str, Any],
-) -> str | None:
-    """Writes the dense file into the folder; returns why it could not be made, or `None`."""
+) -> None:
+    """Writes the dense file into the folder; raises an `ExportError` if it cannot be made."""
     if keras.backend.backend() == "tensorflow":
-        return litert_convert.convert_here(model, signature, folder, calibration, **job)
-    job = {"format": "tflite", **job}
-    return processes.convert_on_tensorflow(model, signature, folder, calibration, job)
+        failure = litert_convert.convert_here(model, signature, folder, calibration, **job)
+    else:
+        remote = {"format": "tflite", **job}
+        failure = processes.convert_on_tensorflow(model, signature, folder, calibration, remote)
+    if failure is not None:
+        quantize = job["quantize"]
+        candidate = Candidate(f"{quantize or 'float32'} dense", f"not converted: {failure}")
+        reason = f"nothing was written.{_way_out('convert', quantize, recurrent)}"
+        raise ExportError("convert", reason, (candidate,))
 
 
 def _check_sparse(
     name: str,
     path: Path,
-    expected: list[dict[str, np.ndarray]],
+    expected: Outputs,
     tolerance: float,
     *,
     dense: Candidate,
@@ -233,7 +258,7 @@ def _check_sparse(
     candidate = processes.check(name, path, expected, tolerance)
     if candidate.right and dense.max_error is not None:
         times, noise = SPARSE_ERROR
-        if candidate.max_error > max(times * dense.max_error, noise * TOLERANCES[quantize]):
+        if candidate.error > max(times * dense.max_error, noise * TOLERANCES[quantize]):
             outcome = f"wrong: its error is above {times} times that of the dense file"
             candidate = dataclasses.replace(candidate, outcome=outcome, right=False)
     return candidate

@@ -11,6 +11,7 @@ from pathlib import Path
 import keras
 import numpy as np
 
+from keras_hoyer._keras import all_of
 from keras_hoyer.exporters import (
     litert_file,
     litert_scales,
@@ -59,6 +60,7 @@ def convert_here(
     Returns:
         Why there is no file, or `None`.
     """
+    samples = calibration or []
     saved = folder / "saved_model"
     shutil.rmtree(saved, ignore_errors=True)
     try:
@@ -70,18 +72,18 @@ def convert_here(
             ):
                 loops = _save(model, signature, saved)
             if quantize == "int8" and loops:
-                content = _converted_apart(folder, signature, calibration, io_dtype)
+                content = _converted_apart(folder, signature, samples, io_dtype)
             else:
-                content = converted(saved, quantize, signature, calibration, io_dtype)
+                content = converted(saved, quantize, signature, samples, io_dtype)
             for other in WEIGHED[quantize]:
                 if len(content) > _least_bytes(model, other):
-                    weighed = converted(saved, other, signature, None, "float32")
+                    weighed = converted(saved, other, signature, [], "float32")
                     (folder / weighed_file(other)).write_bytes(weighed)
     except Exception as error:  # the converter raises anything
         return _reason(error)
-    content = bytearray(litert_scales.widen(content) if quantize == "int8" else content)
-    litert_file.make_zeros_positive(content)
-    (folder / DENSE).write_bytes(content)
+    mended = bytearray(litert_scales.widen(content) if quantize == "int8" else content)
+    litert_file.make_zeros_positive(mended)
+    (folder / DENSE).write_bytes(mended)
     shutil.rmtree(saved)
     return None
 
@@ -95,7 +97,7 @@ def recurrent_layers(
         model: a built model.
         open_steps: what the file fixes a number of steps to that the model leaves open.
     """
-    layers = [layer for layer in model._flatten_layers() if isinstance(layer, keras.layers.RNN)]
+    layers = [layer for layer in all_of(model) if isinstance(layer, keras.layers.RNN)]
     steps = [
         ((layer.get_build_config() or {}).get("input_shape") or (0, None))[1] for layer in layers
     ]
@@ -126,7 +128,7 @@ def converted(
     saved: Path,
     quantize: str | None,
     signature: signatures.Signature,
-    calibration: list[np.ndarray] | None,
+    calibration: list[np.ndarray],
     io_dtype: str,
 ) -> bytes:
     """The `.tflite` file of a saved model.
@@ -149,7 +151,7 @@ def converted(
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io_dtype)
 
-        def samples() -> Iterator[dict]:
+        def samples() -> Iterator[dict[str, np.ndarray]]:
             batch = signature.inputs[0].shape[0] or 1
             count = min(signatures.CALIBRATION_SAMPLES, len(calibration[0]))
             for start in range(0, count - batch + 1, batch):
@@ -159,7 +161,8 @@ def converted(
                 }
 
         converter.representative_dataset = samples
-    return converter.convert()
+    content: bytes = converter.convert()
+    return content
 
 
 def _converted_apart(
@@ -184,7 +187,7 @@ def _converted_apart(
 
 @contextlib.contextmanager
 def _unrolled(model: keras.Model, unroll: bool) -> Iterator[None]:
-    recurrent = [part for part in model._flatten_layers() if isinstance(part, keras.layers.RNN)]
+    recurrent = [part for part in all_of(model) if isinstance(part, keras.layers.RNN)]
     layers = [layer for layer in recurrent if unroll and not layer.unroll]
     try:
         for layer in layers:
@@ -207,8 +210,8 @@ def _reason(error: Exception) -> str:
                     f"LiteRT has no builtin operation for {kinds}{_places(text)}. Replace the "
                     "layer, or export the model up to it."
                 )
-    telling = [line.split("error: ")[-1] for line in lines if "error: " in line] or lines or [""]
-    return processes.shortened(f"{type(error).__name__}: {telling[-1]}{_places(text)}")
+    errors = [line.split("error: ")[-1] for line in lines if "error: " in line] or lines or [""]
+    return processes.shortened(f"{type(error).__name__}: {errors[-1]}{_places(text)}")
 
 
 def _places(text: str) -> str:

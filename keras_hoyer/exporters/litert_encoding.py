@@ -223,7 +223,8 @@ def packed(schema: Any, model: Any) -> bytes:
 
         def StartVector(self, elemSize: int, numElems: int, alignment: int) -> int:
             least = 16 if elemSize == 1 else 4
-            return super().StartVector(elemSize, numElems, max(alignment, least))
+            start: int = super().StartVector(elemSize, numElems, max(alignment, least))
+            return start
 
     data = sum(len(buffer.data) for buffer in model.buffers if buffer.data is not None)
     builder = AlignedBuilder(data + 2**16)

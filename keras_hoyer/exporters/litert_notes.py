@@ -49,7 +49,7 @@ def of_weighing(
     smaller = {other: size for other, size in sizes.items() if size < len(best)}
     if not smaller:
         return []
-    least = min(smaller, key=smaller.get)
+    least = min(smaller, key=lambda other: smaller[other])
     return [
         f"quantize={least!r} would give a smaller file: {smaller[least]:,} bytes, where this one "
         f"has {len(best):,}. {_cause(quantize, tensors)}"
@@ -75,8 +75,10 @@ def _cause(quantize: str | None, tensors: tuple[StoredTensor, ...]) -> str:
     )
 
 
-def of_interface(content: bytes) -> list[str]:
-    """The scale and zero point of each input and output that is in integers."""
+def of_interface(content: bytes, io_dtype: str) -> list[str]:
+    """The scale and zero point of each input and output that is in integers in place of floats."""
+    if io_dtype == "float32":
+        return []
     inputs, outputs = (
         [_described(name, tensor) for name, tensor in places if _scaled(tensor)]
         for places in litert_file.interface_of(content)

@@ -46,7 +46,8 @@ def _widen_graph(model: Any, graph: Any) -> bool:
 
 
 def _is_empty(tensor: Any) -> bool:
-    return _scale(tensor) is not None and _scale(tensor) <= NOTHING
+    scale = _scale(tensor)
+    return scale is not None and scale <= NOTHING
 
 
 def _scale(tensor: Any) -> float | None:
@@ -78,9 +79,10 @@ def _rescale_bias(model: Any, graph: Any, operation: Any, empty: set[int], scale
         return
     bias = graph.tensors[numbers[2]]
     scales = None if bias.quantization is None else bias.quantization.scale
-    if bias.type != INT32 or scales is None:
+    before = _scale(graph.tensors[numbers[0]])
+    if bias.type != INT32 or scales is None or before is None:
         return  # no bias: where a slice ends, for example
-    ratio = scale / _scale(graph.tensors[numbers[0]])
+    ratio = scale / before
     buffer = model.buffers[bias.buffer]
     values = np.frombuffer(bytes(buffer.data), "int32") / ratio
     buffer.data = np.round(values).astype("int32").view("uint8")

@@ -67,7 +67,7 @@ def _write(
         notes.append("checked on random inputs; `representative_data` gives a check on real ones")
     calls = signatures.calls_of(signature, data)
     expected = signatures.outputs_of(model, signature, calls)
-    processes.store_calls(folder / "calls.npz", signature, calls)
+    processes.store_calls(folder / processes.CALLS, signature, calls)
     if keras.backend.backend() == "tensorflow":
         failure = convert_here(model, signature, folder, None)
     else:
@@ -82,9 +82,9 @@ def _write(
     return ExportResult(
         path=path,
         format="onnx",
-        bytes=candidate.bytes,
-        dense_bytes=candidate.bytes,
-        max_error=candidate.max_error,
+        bytes=path.stat().st_size,
+        dense_bytes=path.stat().st_size,
+        max_error=candidate.error,
         tolerance=tolerance,
         candidates=(dataclasses.replace(candidate, outcome="kept"),),
         tensors=tuple(_tensors(path)),

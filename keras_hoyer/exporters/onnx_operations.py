@@ -22,13 +22,15 @@ class Graph:
         """The output of a new node; numbers among its inputs become constants."""
         names = [name if isinstance(name, str) else self._constant(name) for name in inputs]
         node = self.context.make_node(kind, names, attr=attributes, op_name_scope=self.scope)
-        return node.output[0]
+        output: str = node.output[0]
+        return output
 
     def _constant(self, value: Any) -> str:
         from tf2onnx import utils  # noqa: PLC0415
 
         name = utils.make_name(f"{self.scope}/constant")
-        return self.context.make_const(name, np.asarray(value, self.dtype)).output[0]
+        output: str = self.context.make_const(name, np.asarray(value, self.dtype)).output[0]
+        return output
 
     def zero_unless(self, y: str, value: str, otherwise: float = 0) -> str:
         """`value`, and `otherwise` wherever `y` is 0."""
@@ -83,13 +85,13 @@ _BUILDERS: dict[str, Callable[..., str]] = {
 }
 
 
-def handlers() -> dict[str, tuple[Callable, list]]:
+def handlers() -> dict[str, tuple[Callable[..., None], list[Any]]]:
     """What `tf2onnx.convert` takes for `custom_op_handlers`."""
     return {kind: (_handler(build), []) for kind, build in _BUILDERS.items()}
 
 
-def _handler(build: Callable[..., str]) -> Callable:
-    def replace(context: Any, node: Any, name: str, arguments: list) -> None:
+def _handler(build: Callable[..., str]) -> Callable[..., None]:
+    def replace(context: Any, node: Any, name: str, arguments: list[Any]) -> None:
         from tf2onnx import utils  # noqa: PLC0415
 
         dtype = np.dtype(utils.map_onnx_to_numpy_type(context.get_dtype(node.input[0])))

@@ -24,6 +24,9 @@ CONVERT_TIMEOUT = 3600
 # How much of what a process says is searched for its last line.
 LAST_BYTES = 65536
 
+# Where the inputs that a file is checked with stand, beside it.
+CALLS = "calls.npz"
+
 SCRIPT = str(Path(__file__).with_name("_run_file.py"))
 
 
@@ -87,11 +90,11 @@ def check(
     name: str, path: Path, expected: list[dict[str, np.ndarray]], tolerance: float
 ) -> Candidate:
     """Runs a file on the stored calls and compares its outputs with the model's."""
-    actual, failure = run(path, path.with_name("calls.npz"), list(expected[0]))
+    actual, failure = run(path, path.with_name(CALLS), list(expected[0]))
     error = None
     if failure is None:
         error, failure = signatures.compare(expected, actual)
-    if failure is None and error > tolerance:
+    if error is not None and error > tolerance:
         failure = f"wrong: its error is above the tolerance of {tolerance:.2g}"
     return Candidate(name, failure or "right", path.stat().st_size, error, right=failure is None)
 
@@ -114,7 +117,7 @@ def run(
     if failure:
         return [], failure
     with np.load(calls) as stored:
-        results: list[dict] = [{} for _ in range(int(stored["count"]))]
+        results: list[dict[str, np.ndarray]] = [{} for _ in range(int(stored["count"]))]
     with np.load(out) as stored:
         for key in stored.files:
             call, name = key.split("/", 1)
@@ -148,9 +151,12 @@ def describe(path: Path, folder: Path) -> tuple[signatures.ModelInput, ...]:
 
 def store_calls(path: Path, signature: signatures.Signature, calls: list[list[np.ndarray]]) -> None:
     """Writes the inputs that files are run on."""
-    arrays = {f"{c}_{i}": array for c, call in enumerate(calls) for i, array in enumerate(call)}
-    names = np.array([spec.name for spec in signature.inputs])
-    np.savez(path, names=names, count=np.array(len(calls)), **arrays)
+    arrays: dict[str, Any] = {
+        f"{c}_{i}": array for c, call in enumerate(calls) for i, array in enumerate(call)
+    }
+    arrays["names"] = np.array([spec.name for spec in signature.inputs])
+    arrays["count"] = np.array(len(calls))
+    np.savez(path, **arrays)
 
 
 def run_process(

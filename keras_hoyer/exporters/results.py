@@ -4,6 +4,7 @@ import dataclasses
 import math
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from typing import Any
 
 from keras_hoyer._tables import GAP, Rows, html_lines, html_table, shorten, text_table, wrap
 
@@ -57,6 +58,13 @@ class Candidate:
     milliseconds: float | None = None
     right: bool = False
 
+    @property
+    def error(self) -> float:
+        """Its `max_error`, which each file has that is right."""
+        if self.max_error is None:
+            raise ValueError(f"The file '{self.name}' gave no outputs to measure: {self.outcome}")
+        return self.max_error
+
 
 @dataclasses.dataclass(frozen=True)
 class StoredTensor:
@@ -109,7 +117,7 @@ class ExportResult:
         """How many times smaller the file is than the dense one."""
         return self.dense_bytes / self.bytes
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """The result as plain Python values, ready for JSON."""
         return {**dataclasses.asdict(self), "path": str(self.path), "ratio": self.ratio}
 

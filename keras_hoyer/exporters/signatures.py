@@ -4,12 +4,13 @@ import contextlib
 import dataclasses
 import inspect
 import re
-from typing import Any
+from typing import Any, NoReturn
 
 import keras
 import numpy as np
 
 from keras_hoyer import _inputs
+from keras_hoyer._keras import input_structure
 from keras_hoyer._precision import HALF, computing_in
 from keras_hoyer.exporters.results import ExportError
 
@@ -35,7 +36,7 @@ class Signature:
     structure: Any
     by_keyword: bool = False
 
-    def call(self, model: keras.Model, arrays: list) -> tuple[list[str], list]:
+    def call(self, model: keras.Model, arrays: list[Any]) -> tuple[list[str], list[Any]]:
         """Calls the model in inference mode; returns the flat outputs' names and tensors."""
         packed = keras.tree.pack_sequence_as(self.structure, list(arrays))
         if self.by_keyword:
@@ -57,6 +58,10 @@ class Signature:
         return dataclasses.replace(self, inputs=fixed)
 
 
+# Of a file that is not run.
+NO_INPUTS = Signature((), None)
+
+
 def signature_of(model: keras.Model, data: Any = None) -> Signature:
     """Reads the inputs of a built model.
 
@@ -70,8 +75,8 @@ def signature_of(model: keras.Model, data: Any = None) -> Signature:
     """
     if isinstance(model, keras.Sequential):
         tensors, structure, by_keyword = [model.inputs[0]], model.inputs[0], False
-    elif isinstance(model, keras.models.Model) and hasattr(model, "_inputs_struct"):
-        tensors, structure, by_keyword = model.inputs, model._inputs_struct, False
+    elif isinstance(model, keras.Model) and input_structure(model) is not None:
+        tensors, structure, by_keyword = model.inputs, input_structure(model), False
     else:
         return _subclassed_signature(model, data)
     names = [
@@ -87,6 +92,31 @@ def signature_of(model: keras.Model, data: Any = None) -> Signature:
 
 
 def _subclassed_signature(model: keras.Model, data: Any) -> Signature:
+    shapes, by_keyword = _shapes_of_call(model, data)
+    leaves: list[tuple[int | None, ...]] = []
+
+    def numbered(shape: tuple[int | None, ...]) -> int:
+        leaves.append((None, *shape[1:]))
+        return len(leaves) - 1
+
+    structure = _map_shapes(shapes, numbered)
+    # Keras takes a dict in the order of its sorted keys.
+    ordered = [leaves[number] for number in keras.tree.flatten(structure)]
+    arrays = keras.tree.flatten(data) if data is not None else []
+    dtypes = ["float32"] * len(ordered)
+    if len(arrays) == len(ordered) and all(hasattr(array, "dtype") for array in arrays):
+        dtypes = [keras.backend.standardize_dtype(array.dtype) for array in arrays]
+    named = isinstance(structure, dict) and len(structure) == len(ordered)
+    names = sorted(structure) if named else [f"input_{i}" for i in range(len(ordered))]
+    inputs = tuple(
+        ModelInput(name, shape, "float32" if dtype == "float64" else dtype)
+        for name, shape, dtype in zip(_identifiers(names), ordered, dtypes, strict=True)
+    )
+    return Signature(inputs, structure, by_keyword)
+
+
+def _shapes_of_call(model: keras.Model, data: Any) -> tuple[Any, bool]:
+    """The shapes that a model was called on, nested as its inputs; and whether by keywords."""
     arguments = [
         name
         for name, parameter in inspect.signature(model.call).parameters.items()
@@ -94,9 +124,7 @@ def _subclassed_signature(model: keras.Model, data: Any) -> Signature:
         and parameter.kind is parameter.POSITIONAL_OR_KEYWORD
         and name not in ("training", "mask")
     ]
-    by_keyword = len(arguments) > 1
-    shapes = (model.get_build_config() or {}).get("input_shape")
-    if by_keyword:
+    if len(arguments) > 1:
         # Keras records the shape of the first argument only.
         if not isinstance(data, dict) or sorted(data) != sorted(arguments):
             raise ValueError(
@@ -104,35 +132,15 @@ def _subclassed_signature(model: keras.Model, data: Any) -> Signature:
                 f"the keys {arguments}, since `{type(model).__name__}.call` takes several "
                 f"arguments and their shapes are not known. Received: {type(data).__name__}"
             )
-        shapes = {name: np.shape(data[name]) for name in arguments}
+        return {name: np.shape(data[name]) for name in arguments}, True
+    shapes = (model.get_build_config() or {}).get("input_shape")
     if shapes is None:
         raise ValueError(
             "Invalid value for argument `model`. Expected a model that was called on data at "
             "least once, so that the shapes of its inputs are known. "
             f"Received: model={model!r}. Call it once on a batch of data first."
         )
-    structure = _map_shapes(shapes, lambda shape: (None, *shape[1:]))
-    leaves: list = []
-    structure = _map_shapes(structure, lambda shape: leaves.append(shape) or len(leaves))
-    order = keras.tree.flatten(structure)
-    leaves = [leaves[number - 1] for number in order]
-    arrays = keras.tree.flatten(data) if data is not None else []
-    typed = len(arrays) == len(leaves) and all(hasattr(a, "dtype") for a in arrays)
-    dtypes = (
-        [keras.backend.standardize_dtype(a.dtype) for a in arrays]
-        if typed
-        else ["float32"] * len(leaves)
-    )
-    if isinstance(structure, dict):
-        names = sorted(structure) if len(structure) == len(leaves) else []
-    else:
-        names = []
-    names = _identifiers(names or [f"input_{i}" for i in range(len(leaves))])
-    inputs = tuple(
-        ModelInput(name, tuple(shape), "float32" if dtype == "float64" else dtype)
-        for name, shape, dtype in zip(names, leaves, dtypes, strict=True)
-    )
-    return Signature(inputs, structure, by_keyword)
+    return shapes, False
 
 
 def _map_shapes(shapes: Any, function: Any) -> Any:
@@ -170,48 +178,53 @@ def arrays_of(signature: Signature, data: Any) -> list[np.ndarray]:
     Raises:
         ValueError: if number, shapes or contents do not fit.
     """
-    expected = ", ".join(f"{i.name}: {i.shape} {i.dtype}" for i in signature.inputs)
-
-    def refuse(received: str) -> None:
-        raise ValueError(
-            "Invalid value for argument `representative_data`. Expected samples for the inputs "
-            f"of the model ({expected}) as an array, or a list or dict of arrays. "
-            f"Received: {received}"
-        )
-
-    by_name = {spec.name: spec for spec in signature.inputs}
-    rank = len(signature.inputs[0].shape)
-    if isinstance(data, dict):
-        keyed = isinstance(signature.structure, dict)
-        if sorted(data) != sorted(signature.structure if keyed else by_name):
-            refuse(f"a dict with the keys {sorted(data)}")
-        leaves = keras.tree.flatten(data) if keyed else [data[name] for name in by_name]
-    elif isinstance(data, list | tuple) and len(signature.inputs) > 1:
-        leaves = keras.tree.flatten(data)
-    elif isinstance(data, list | tuple) and [np.ndim(a) for a in data] == [rank]:
-        leaves = list(data)
-    else:
-        leaves = [data]
+    leaves = _leaves_of(signature, data)
     if len(leaves) != len(signature.inputs):
-        refuse(f"{len(leaves)} arrays for {len(signature.inputs)} inputs")
+        _refuse(signature, f"{len(leaves)} arrays for {len(signature.inputs)} inputs")
     arrays = []
     for spec, leaf in zip(signature.inputs, leaves, strict=True):
         array = _array(leaf)
         if array is None:
-            refuse(f"{type(leaf).__name__} for the input {spec.name}, which is no array of numbers")
+            kind = type(leaf).__name__
+            _refuse(signature, f"{kind} for the input {spec.name}, which is no array of numbers")
         fits = array.ndim == len(spec.shape) and all(
             size is None or size == actual
             for size, actual in zip(spec.shape[1:], array.shape[1:], strict=True)
         )
         if not fits:
-            refuse(f"an array of shape {array.shape} for the input {spec.name}")
+            _refuse(signature, f"an array of shape {array.shape} for the input {spec.name}")
         if not np.isfinite(array).all():
-            refuse(f"NaN or infinite values for the input {spec.name}")
+            _refuse(signature, f"NaN or infinite values for the input {spec.name}")
         arrays.append(array.astype(spec.dtype))
     counts = {len(array) for array in arrays}
     if len(counts) > 1 or min(counts) < (signature.inputs[0].shape[0] or 1):
-        refuse(f"{sorted(counts)} samples")
+        _refuse(signature, f"{sorted(counts)} samples")
     return arrays
+
+
+def _leaves_of(signature: Signature, data: Any) -> list[Any]:
+    """What was given for each input, whatever holds it."""
+    names = [spec.name for spec in signature.inputs]
+    if isinstance(data, dict):
+        keyed = isinstance(signature.structure, dict)
+        if sorted(data) != sorted(signature.structure if keyed else names):
+            _refuse(signature, f"a dict with the keys {sorted(data)}")
+        return list(keras.tree.flatten(data)) if keyed else [data[name] for name in names]
+    if isinstance(data, list | tuple) and len(names) > 1:
+        return list(keras.tree.flatten(data))
+    rank = len(signature.inputs[0].shape)
+    if isinstance(data, list | tuple) and [np.ndim(array) for array in data] == [rank]:
+        return list(data)
+    return [data]
+
+
+def _refuse(signature: Signature, received: str) -> NoReturn:
+    expected = ", ".join(f"{i.name}: {i.shape} {i.dtype}" for i in signature.inputs)
+    raise ValueError(
+        "Invalid value for argument `representative_data`. Expected samples for the inputs "
+        f"of the model ({expected}) as an array, or a list or dict of arrays. "
+        f"Received: {received}"
+    )
 
 
 def _array(value: Any) -> np.ndarray | None:

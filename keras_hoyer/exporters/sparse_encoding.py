@@ -123,7 +123,7 @@ def encode(
     sizes = {
         name: sum(size(planes_of(a)) for a in parts.values()) for name, parts in places.items()
     }
-    best = min(sizes, key=sizes.get)
+    best = min(sizes, key=lambda name: sizes[name])
     return (
         (best, {"values": kept, **places[best]}) if sizes[best] < zero_bytes else ("dense", dense)
     )
@@ -171,7 +171,9 @@ def _put_by_rows(
     if starts[0] != 0 or starts[-1] != entry.count or (starts[1:] < starts[:-1]).any():
         raise ValueError(f"its rows are not those of {entry.count} values")
     matrix = array.reshape(-1, entry.shape[-1])
-    rows = np.repeat(np.arange(len(matrix)), np.diff(starts.astype(np.int64)))
+    rows = np.repeat(
+        np.arange(len(matrix)), starts[1:].astype(np.int64) - starts[:-1].astype(np.int64)
+    )
     places = rows * matrix.shape[1] + columns.astype(np.int64)
     if (columns >= matrix.shape[1]).any() or (places[1:] <= places[:-1]).any():
         raise ValueError("its columns are out of range or out of order")
@@ -201,7 +203,7 @@ def dtype_of(name: str) -> np.dtype:
 
 def checksum(array: np.ndarray) -> int:
     """The CRC-32 of the elements in C order."""
-    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view("uint8"))
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view("uint8").data)
 
 
 def _is_count(value: Any) -> bool:

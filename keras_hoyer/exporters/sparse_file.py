@@ -70,7 +70,7 @@ def read(
     """
     if not path.exists():
         raise FileNotFoundError(f"There is no file of sparse weights at {path}")
-    container = _Npz
+    container: type[_Npz | _Safetensors] = _Npz
     if path.suffix == ".safetensors":
         container = _Safetensors
         if importlib.util.find_spec("safetensors") is None:
@@ -94,7 +94,7 @@ def read(
     return _decoded(path, entries, planes)
 
 
-class _Npz(contextlib.AbstractContextManager):
+class _Npz(contextlib.AbstractContextManager["_Npz"]):
     """An open `.npz` file."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -127,7 +127,7 @@ class _Npz(contextlib.AbstractContextManager):
         return np.frombuffer(content, "uint8").reshape(shape)
 
 
-class _Safetensors(contextlib.AbstractContextManager):
+class _Safetensors(contextlib.AbstractContextManager["_Safetensors"]):
     """An open `.safetensors` file, with the same methods."""
 
     def __init__(self, file: IO[bytes]) -> None:
@@ -157,7 +157,8 @@ class _Safetensors(contextlib.AbstractContextManager):
         stored = self._file.get_slice(name)
         shape = tuple(stored.get_shape())
         _check_planes(name, shape, stored.get_dtype() == "U8", count)
-        return self._file.get_tensor(name)
+        array: np.ndarray = self._file.get_tensor(name)
+        return array
 
 
 @contextlib.contextmanager

@@ -5,6 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
+from keras_hoyer._keras import all_of, flatten_layers, nodes_into, producer_of, readers_of
 from keras_hoyer.graph.opening import has_graph
 
 # XNNPACK runs 1x1 convolutions sparsely when more than this share of their weights is zero.
@@ -88,7 +89,7 @@ def check_sparse_inference(model: keras.Model, target: str = "arm64") -> SparseI
             "Invalid value for argument `model`. Expected a built Sequential or functional model, "
             f"whose graph can be read. Received: model={model!r}"
         )
-    found = [layer for layer in model._flatten_layers() if layer is not model]
+    found = flatten_layers(model)
     convolutions = [layer for layer in found if type(layer) is keras.layers.Conv2D]
     pointwise = [layer for layer in convolutions if _pointwise(layer)]
     return SparseInferenceReport(
@@ -107,10 +108,10 @@ def keepdims_traps(model: keras.Model) -> list[str]:
     """Names of the poolings that give zeros on ARM64, though the file is right elsewhere."""
     return [
         layer.name
-        for layer in model._flatten_layers()
+        for layer in all_of(model)
         if isinstance(layer, keras.layers.GlobalAveragePooling2D)
         and layer.keepdims
-        and any(_pointwise(reader) for reader in _readers(layer))
+        and any(_pointwise(reader) for reader in readers_of(layer))
     ]
 
 
@@ -118,14 +119,10 @@ def _pointwise(layer: keras.Layer) -> bool:
     return isinstance(layer, keras.layers.Conv2D) and tuple(layer.kernel_size) == (1, 1)
 
 
-def _readers(layer: keras.Layer) -> list[keras.Layer]:
-    return [node.operation for node in layer._outbound_nodes]
-
-
 def _producer(layer: keras.Layer) -> keras.Layer | None:
-    nodes = layer._inbound_nodes
+    nodes = nodes_into(layer)
     tensors = nodes[0].input_tensors if nodes else []
-    return tensors[0]._keras_history.operation if tensors else None
+    return producer_of(tensors[0]) if tensors else None
 
 
 def _sparsity(pointwise: list[keras.Layer]) -> Condition:
@@ -186,13 +183,13 @@ def _head(layers: list[keras.Layer]) -> Condition:
     pooling = [x for x in layers if isinstance(x, keras.layers.GlobalAveragePooling2D)]
     # Squeeze-and-excite pools as well; the last pooling is the one that ends the convolutions.
     last = pooling[-1:] if pooling and not pooling[-1].keepdims else []
-    dense = any(isinstance(reader, keras.layers.Dense) for x in last for reader in _readers(x))
+    dense = any(isinstance(reader, keras.layers.Dense) for x in last for reader in readers_of(x))
     through = any(
         isinstance(second, keras.layers.Dense)
         for x in last
-        for first in _readers(x)
+        for first in readers_of(x)
         if isinstance(first, keras.layers.Dropout)
-        for second in _readers(first)
+        for second in readers_of(first)
     )
     return Condition(
         "GlobalAveragePooling2D() and Dense end the network",

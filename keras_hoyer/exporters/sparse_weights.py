@@ -21,12 +21,13 @@ the metadata entry `header`. -0.0 is stored as +0.0.
 """
 
 import collections
+import dataclasses
 import importlib.util
 import json
 import math
 import os
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -75,56 +76,107 @@ def write(
     """
     tolerance = TOLERANCES[quantize] if tolerance is None else tolerance
     compressed = path.suffix == ".npz"
-    size = _deflated_size if compressed else (lambda array: array.nbytes)
-    entries, wanted, stored = [], [], []
-    arrays: dict[str, list[np.ndarray]] = {}
-    max_error = 0.0
-    for variable in model.weights:
-        original = values_of(variable)
-        values = original
-        if quantize == "float16" and original.dtype == np.float32:
-            with np.errstate(over="ignore"):
-                values = _with_positive_zeros(original.astype("float16"))
-            error = _rounding_error(original, values)
-            if not error <= tolerance:
-                raise ExportError(
-                    "convert",
-                    f"the weights of {variable.path} do not fit into float16: their largest error "
-                    f"would be {error:.2g} of the largest weight, {tolerance:.2g} is allowed.",
-                )
-            max_error = max(max_error, error)
-        encoding, parts = encode(values, bool(sparse), size)
-        entries.append(
-            Entry(
-                path=variable.path,
-                name=variable.name,
-                shape=values.shape,
-                dtype=original.dtype.name,
-                stored=values.dtype.name,
-                encoding=encoding,
-                count=len(parts["values"]),
-                crc32=checksum(values),
-            )
-        )
-        parts[f"values.{values.dtype.name}"] = parts.pop("values")
-        for part, array in parts.items():
-            arrays.setdefault(part, []).append(array)
-        wanted.append(values.astype(original.dtype))
-        stored.append(
-            StoredTensor(
-                variable.path,
-                values.shape,
-                values.dtype.name,
-                encoding,
-                float(np.mean(values == 0)) if values.size else 0.0,
-            )
-        )
-    tensors = [entry.to_json() for entry in entries]
-    header = json.dumps(
-        {"format": sparse_file.FORMAT, "version": sparse_file.VERSION, "tensors": tensors}
-    )
-    planes = {name: planes_of(np.concatenate(parts)) for name, parts in arrays.items()}
+    size_of = _deflated_size if compressed else _plain_size
+    tensors = [
+        _encoded(variable, quantize, bool(sparse), tolerance, size_of) for variable in model.weights
+    ]
+    max_error = max((tensor.error for tensor in tensors), default=0.0)
+    header, planes = _laid_out(tensors)
     (sparse_file.write_npz if compressed else sparse_file.write_safetensors)(path, header, planes)
+    _check(model, path, [tensor.wanted for tensor in tensors])
+    name = f"{quantize or 'lossless'}, {'smallest encoding' if sparse else 'dense'}"
+    size = path.stat().st_size
+    return ExportResult(
+        path=path,
+        format=path.suffix[1:],
+        bytes=size,
+        dense_bytes=sum(
+            tensor.entry.size * dtype_of(tensor.entry.stored).itemsize for tensor in tensors
+        ),
+        max_error=max_error,
+        tolerance=tolerance,
+        candidates=(Candidate(name, "kept", size, max_error, right=True),),
+        tensors=tuple(tensor.described for tensor in tensors),
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Encoded:
+    """One weight on its way into a file.
+
+    Attributes:
+        entry: what the header says of it.
+        parts: its share of the flat arrays.
+        wanted: what the file must give back.
+        error: largest error of rounding, relative to the largest weight.
+        zeros: share of its elements that are zero.
+    """
+
+    entry: Entry
+    parts: dict[str, np.ndarray]
+    wanted: np.ndarray
+    error: float
+    zeros: float
+
+    @property
+    def described(self) -> StoredTensor:
+        entry = self.entry
+        return StoredTensor(entry.path, entry.shape, entry.stored, entry.encoding, self.zeros)
+
+
+def _laid_out(tensors: list[_Encoded]) -> tuple[str, dict[str, np.ndarray]]:
+    """The header of a file, and its flat arrays."""
+    header = json.dumps(
+        {
+            "format": sparse_file.FORMAT,
+            "version": sparse_file.VERSION,
+            "tensors": [tensor.entry.to_json() for tensor in tensors],
+        }
+    )
+    arrays: dict[str, list[np.ndarray]] = {}
+    for tensor in tensors:
+        for part, array in tensor.parts.items():
+            arrays.setdefault(part, []).append(array)
+    return header, {name: planes_of(np.concatenate(parts)) for name, parts in arrays.items()}
+
+
+def _encoded(
+    variable: Any,
+    quantize: str | None,
+    sparse: bool,
+    tolerance: float,
+    size: Callable[[np.ndarray], int],
+) -> _Encoded:
+    original = values_of(variable)
+    values, error = original, 0.0
+    if quantize == "float16" and original.dtype == np.float32:
+        with np.errstate(over="ignore"):
+            values = _with_positive_zeros(original.astype("float16"))
+        error = _rounding_error(original, values)
+        if not error <= tolerance:
+            raise ExportError(
+                "convert",
+                f"the weights of {variable.path} do not fit into float16: their largest error "
+                f"would be {error:.2g} of the largest weight, {tolerance:.2g} is allowed.",
+            )
+    encoding, parts = encode(values, sparse, size)
+    entry = Entry(
+        path=variable.path,
+        name=variable.name,
+        shape=values.shape,
+        dtype=original.dtype.name,
+        stored=values.dtype.name,
+        encoding=encoding,
+        count=len(parts["values"]),
+        crc32=checksum(values),
+    )
+    parts[f"values.{values.dtype.name}"] = parts.pop("values")
+    zeros = float(np.mean(values == 0)) if values.size else 0.0
+    return _Encoded(entry, parts, values.astype(original.dtype), error, zeros)
+
+
+def _check(model: keras.Model, path: Path, wanted: list[np.ndarray]) -> None:
+    """Raises an `ExportError` unless a file gives back what was written."""
     try:
         read = [array for _, array in _read_into(model.weights, path)]
     except ValueError as error:
@@ -134,21 +186,9 @@ def write(
             raise ExportError(
                 "check", f"the file does not give back the weights of {variable.path}"
             )
-    name = f"{quantize or 'lossless'}, {'smallest encoding' if sparse else 'dense'}"
-    kept = Candidate(name, "kept", path.stat().st_size, max_error, right=True)
-    return ExportResult(
-        path=path,
-        format=path.suffix[1:],
-        bytes=kept.bytes,
-        dense_bytes=sum(math.prod(t.shape) * np.dtype(t.dtype).itemsize for t in stored),
-        max_error=max_error,
-        tolerance=tolerance,
-        candidates=(kept,),
-        tensors=tuple(stored),
-    )
 
 
-def load_sparse_weights(model: keras.Model, filepath: str | os.PathLike) -> None:
+def load_sparse_weights(model: keras.Model, filepath: str | os.PathLike[str]) -> None:
     """Puts exported sparse weights back into a model of the same architecture.
 
     The weights are matched in the order of `model.weights`; names of layers may differ, so a second
@@ -198,7 +238,9 @@ def load_sparse_weights(model: keras.Model, filepath: str | os.PathLike) -> None
         raise
 
 
-def scipy_matrices(filepath: str | os.PathLike, max_bytes: int | None = None) -> dict[str, Any]:
+def scipy_matrices(
+    filepath: str | os.PathLike[str], max_bytes: int | None = None
+) -> dict[str, Any]:
     """The weights of two or more axes of an exported file, as SciPy matrices.
 
     Args:
@@ -240,7 +282,7 @@ def scipy_matrices(filepath: str | os.PathLike, max_bytes: int | None = None) ->
             )
 
     matrices: dict[str, Any] = {}
-    seen: collections.Counter = collections.Counter()
+    seen: collections.Counter[str] = collections.Counter()
     for entry, array in sparse_file.read(path, accept):
         seen[entry.path] += 1
         if array.ndim > 1:
@@ -300,7 +342,8 @@ def _array_of(variable: Any) -> np.ndarray:
 
 
 def _dtype_name(variable: Any) -> str:
-    return keras.backend.standardize_dtype(variable.dtype)
+    name: str = keras.backend.standardize_dtype(variable.dtype)
+    return name
 
 
 def _with_positive_zeros(array: np.ndarray) -> np.ndarray:
@@ -318,4 +361,8 @@ def _rounding_error(original: np.ndarray, rounded: np.ndarray) -> float:
 
 
 def _deflated_size(array: np.ndarray) -> int:
-    return len(zlib.compress(array))
+    return len(zlib.compress(array.data))
+
+
+def _plain_size(array: np.ndarray) -> int:
+    return array.nbytes

@@ -23,14 +23,14 @@ def function_of(model: keras.Model, signature: signatures.Signature) -> Any:
     specs = [tf.TensorSpec(i.shape, i.dtype, name=i.name) for i in signature.inputs]
 
     @tf.function(input_signature=specs, autograph=False)
-    def serve(*tensors: Any) -> dict:
-        names, outputs = signature.call(model, tensors)
+    def serve(*tensors: Any) -> dict[str, Any]:
+        names, outputs = signature.call(model, list(tensors))
         return dict(zip(names, outputs, strict=True))
 
     return serve
 
 
-def resources_of(model: keras.Model) -> list:
+def resources_of(model: keras.Model) -> list[Any]:
     """The lookup tables of a model, which a saved function needs beside its variables."""
     import tensorflow as tf  # noqa: PLC0415
 

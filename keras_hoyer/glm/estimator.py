@@ -129,7 +129,7 @@ class GroupGLM(BaseEstimator):
             return self.classes_[(eta > 0).astype(int)]
         return FAMILIES[self.family].mean(eta)
 
-    @available_if(lambda self: self.family == "binomial")  # type: ignore[untyped-decorator]
+    @available_if(lambda self: self.family == "binomial")
     def predict_proba(self, X: Any) -> Any:
         """Probabilities of the two labels, of shape `(n, 2)`; for the binomial family alone."""
         one = FAMILIES["binomial"].mean(self._predictor(X))

@@ -38,6 +38,10 @@ class Axis:
         """The whole axis `count` times over."""
         return Axis(np.tile(self.labels, count), np.tile(self.constants, count))
 
+    def forget(self) -> "Axis":
+        """The same channels, none of them known to be constant."""
+        return self.having(np.nan)
+
     def having(self, constants: np.ndarray | float) -> "Axis":
         """The same channels with other constants."""
         constants = np.broadcast_to(np.asarray(constants, "float64"), self.labels.shape)
@@ -52,6 +56,7 @@ class Tensor:
         axes: one `Axis` or None for each axis; None where no channel can be removed.
         sizes: the shape in this call, where the model that is walked was built for another one.
             Defaults to `shape`.
+        variable: the variable that it is the value of, if it is one.
     """
 
     def __init__(
@@ -59,10 +64,12 @@ class Tensor:
         shape: Sequence[int | None],
         axes: Sequence[Axis | None] = (),
         sizes: Sequence[int | None] | None = None,
+        variable: Any = None,
     ) -> None:
         self.shape = tuple(shape)
         self.axes = tuple(axes) or (None,) * len(self.shape)
         self.sizes = self.shape if sizes is None else tuple(sizes)
+        self.variable = variable
         if len(self.axes) != len(self.shape):
             raise ValueError(
                 "Invalid value for argument `axes`. Expected one entry for each axis of shape "
@@ -95,7 +102,7 @@ class Tensor:
     def replace(self, index: int, axis: Axis | None) -> "Tensor":
         """The tensor with another axis at `index`, and constants forgotten along the others."""
         index %= self.rank
-        axes = [a if a is None else a.having(np.nan) for a in self.axes]
+        axes = [None if a is None else a.forget() for a in self.axes]
         axes[index] = axis
         shape = list(self.shape)
         if axis is not None:
@@ -195,3 +202,9 @@ class Read:
     shift: Callable[[np.ndarray], np.ndarray] | None = None
     layer: Any = None
     bias: Any = None
+
+
+def along(values: np.ndarray, axis: int) -> np.ndarray:
+    """The value of each slice along `axis` that has one value only, NaN for the others."""
+    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
+    return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)

@@ -1,28 +1,31 @@
 """The new model: layers with the widths that are left, called in the same order."""
 
-import types
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import keras
 import numpy as np
-from keras import ops, tree
+from keras import tree
 
 from keras_hoyer import _keras
+from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Read
-from keras_hoyer.graph.compiled import carry_compile
-from keras_hoyer.graph.copying import CannotCopy, Copier, without_own
-from keras_hoyer.graph.opening import all_layers, as_function, has_graph, nodes_in_order
+from keras_hoyer.graph.copying import CannotCopy, Copier
+from keras_hoyer.graph.opened import Opened, open_sizes, reshape_of, same_calls
+from keras_hoyer.graph.opening import (
+    as_function,
+    call_on,
+    has_graph,
+    nodes_in_order,
+)
+from keras_hoyer.graph.planning import Planner
+from keras_hoyer.graph.remaking import made_from_config
 from keras_hoyer.graph.state import (
     carry_assets,
-    carry_attribute,
-    carry_state,
-    layer_pairs,
-    loose_variables,
 )
+from keras_hoyer.graph.undrawn import without_drawing
 from keras_hoyer.graph.walk import ChannelGraph
-from keras_hoyer.masks import KeepZeros, apply_masks
-from keras_hoyer.weights import find_weights
 
 
 class ShrinkError(ValueError):
@@ -40,16 +43,21 @@ class Builder:
         steps: for each functional graph, by its id, the new inputs, and the calls in their order:
             the old node, and the new operation, arguments and outputs.
         kept_shared: the layers that the new model has in common with the old one.
+        in_place: for each layer, by its id, what it calls and the models that do so in its place.
+        parts: the layers around which a layer was made, by the entries of its config; by its id.
+        plan: which way the layers without a rule go.
     """
 
     def __init__(self, graph: ChannelGraph, removed: np.ndarray) -> None:
         self.graph = graph
         self.removed = removed
-        self.classes = {type(layer).__name__: type(layer) for layer in all_layers(graph.model)}
+        self.classes = {type(layer).__name__: type(layer) for layer in _keras.all_of(graph.model)}
         self.copier = Copier(self._copied_model)
         self.steps: dict[int, tuple[list, list[tuple[Any, Any, tuple, dict, list]]]] = {}
         self.kept_shared: list[Any] = []
         self.made: dict[int, tuple[Any, Any]] = {}
+        self.in_place: dict[int, list[tuple[Opened, keras.Model]]] = {}
+        self.parts: dict[int, dict[str, Any]] = {}
         self.from_config: dict[int, tuple[dict[str, Any] | None, dict[str, Any]]] = {}
         self.partners = {id(layer): group for group in graph.sharing for layer in group}
         self.touched = self._touched(graph.function)
@@ -61,6 +69,8 @@ class Builder:
                 shift = read.shift(constants)
                 if shift.any():
                     self.shifts[id(read.layer)] = (read, shift)
+        adding = [(read.layer, read.axis) for read, _ in self.shifts.values() if read.bias is None]
+        self.plan = Planner(graph, removed, self.partners, adding).make()
 
     def kept(self, axis: Axis) -> np.ndarray:
         """Which channels of the axis are left."""
@@ -71,15 +81,25 @@ class Builder:
         return int(self.kept(axis).sum())
 
     def build(self, model: keras.Model) -> keras.Model:
-        """The whole model with its weights, state and compile settings."""
-        new = self.model(model, self.graph.function)
+        """The whole model, without its weights."""
+        if self.plan.whole is not None:
+            new = self._of_its_class(model, self.plan.whole)
+        else:
+            new = self.model(model, self.graph.function)
         self.made[id(model)] = (model, new)
-        copies = self.transfer()
-        for key, (unbuilt, before) in self.from_config.items():
-            carry_state(*self.made[key], self.copier, unbuilt, before)
-        self.carry_masks(model, new, copies)
-        self.carry_settings(model, copies)
-        carry_compile(model, new)
+        return new
+
+    def _of_its_class(self, model: keras.Model, updates: dict[str, Any]) -> keras.Model:
+        """A model of the same class, from its config."""
+        new = self._with_updates(model, updates)
+        if not new.built:
+            inputs = self.graph.function.inputs
+            call_on(new, [keras.KerasTensor(x.shape, x.dtype) for x in inputs], like=model)
+        held = _keras.attributes_of(new)
+        for name, value in _keras.attributes_of(model).items():
+            # Such as a preprocessor with its vocabulary, of which no config makes another one.
+            if isinstance(value, keras.Layer) and not value.weights and name in held:
+                _keras.set_part(new, name, value)
         return new
 
     def model(self, model: keras.Model, function: Any) -> keras.Model:
@@ -90,24 +110,27 @@ class Builder:
         for node in nodes_in_order(function):
             args, kwargs = node.arguments.fill_in(known)
             args, kwargs = self.graph.rewritten(node, self.size, args, kwargs)
-            new, results = self.call(node.operation, args, kwargs)
-            outputs = tree.flatten(results)
+            new, args, kwargs, results = self.call(node, args, kwargs)
+            outputs = [y for y in tree.flatten(results) if y is not None]
             known.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
             steps.append((node, new, args, kwargs, outputs))
+        if isinstance(function, Opened):
+            _name_apart([new for _, new, *_ in steps])
+            return keras.Model(inputs, [known[id(x)] for x in function.outputs], name=model.name)
         if isinstance(model, keras.Sequential):
             stack = [self.made[id(layer)][1] for layer in model.layers]
             return keras.Sequential([*inputs, *stack], name=model.name)
         return keras.Model(
-            tree.pack_sequence_as(function._inputs_struct, inputs),
+            tree.pack_sequence_as(_keras.input_structure(function), inputs),
             tree.pack_sequence_as(
-                function._outputs_struct, [known[id(x)] for x in function.outputs]
+                _keras.output_structure(function), [known[id(x)] for x in function.outputs]
             ),
             name=model.name,
         )
 
     def input(self, reference: keras.KerasTensor) -> keras.KerasTensor:
         """An input with the channels that are left."""
-        config = reference._keras_history.operation.get_config()
+        config = _keras.producer_of(reference).get_config()
         known = self.graph.tensors.get(id(reference))
         if known is not None:
             config["batch_shape"] = tuple(
@@ -116,20 +139,30 @@ class Builder:
             )
         return keras.layers.InputLayer.from_config(config).output
 
-    def call(self, old: Any, args: tuple, kwargs: dict) -> tuple[Any, Any]:
-        """The layer or operation with the sizes that are left, and what it gives.
+    def call(self, node: Any, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict, Any]:
+        """The layer or operation of a call with the sizes that are left, and what it gives.
 
         The first way that works is taken; the same layer again for each call.
+
+        Returns:
+            The layer or operation, the arguments that it was called with, and its outputs.
         """
+        old = node.operation
+        if id(old) in self.plan.in_place:
+            return self._called_in_place(node, args, kwargs)
         if id(old) in self.made:
             new = self.made[id(old)][1]
-            return new, new(*args, **kwargs)
+            return new, args, kwargs, new(*args, **kwargs)
         reasons = []
-        for way in self._ways(old):
+        ways = self._ways(old)
+        if open_sizes(node) and reshape_of(node):
+            ways = iter([self._reshape_layer])
+        for way in ways:
             self.from_config.pop(id(old), None)
             try:
                 new = way(old)
-                outputs = new(*args, **kwargs)
+                with without_drawing(new):
+                    outputs = new(*args, **kwargs)
                 self._check_weights(old, new)
             except ShrinkError:
                 raise
@@ -137,7 +170,7 @@ class Builder:
                 reasons.append(f"{type(error).__name__}: {error}")
             else:
                 self.made[id(old)] = (old, new)
-                return new, outputs
+                return new, args, kwargs, outputs
         raise ShrinkError(
             f"{type(old).__name__} '{old.name}' has to be built anew, as channels of its weights "
             f"or its inputs go, and its config does not make it: {reasons[0]}\n{_advice()}"
@@ -153,39 +186,76 @@ class Builder:
             yield self._with_partners
         elif id(old) not in self.touched:
             yield from (self.configured, self.copier.layer, self._kept_shared)
+        elif id(old) in self.plan.updates:
+            yield partial(self._with_updates, updates=self.plan.updates[id(old)])
+        elif id(old) in self.graph.parts:
+            yield self._around_parts
         else:
             yield self.configured
             if self._keeps_config(old):
                 yield self._copied_for_other_inputs
 
+    def _called_in_place(
+        self, node: Any, args: tuple, kwargs: dict
+    ) -> tuple[keras.Model, tuple, dict, Any]:
+        """The layers that a layer is made of, as a model in its place."""
+        old, opened = node.operation, self.graph.opened[id(node)]
+        given = {id(x): x for x in tree.flatten((args, accepted(old, kwargs))) if _is_symbolic(x)}
+        known = self.in_place.setdefault(id(old), [])
+        new = next((model for other, model in known if same_calls(other, opened)), None)
+        if new is None:
+            new = self.model(old, opened)
+            known.append((opened, new))
+            self.made.setdefault(id(old), (old, new))
+        inputs = list(given.values())
+        return new, (inputs,), {}, new(inputs)
+
+    def _around_parts(self, old: keras.Layer) -> keras.Layer:
+        """A layer made from its config, around layers that are made each in its own way."""
+        self.parts[id(old)] = self.graph.parts[id(old)]
+        parts = tree.map_structure(self._part, self.parts[id(old)])
+        return self._with_updates(old, {**self.graph.updates(old, self.size), **parts})
+
+    def _part(self, old: keras.Layer) -> keras.Layer:
+        if id(old) in self.graph.parts:
+            new = self._around_parts(old)
+        elif id(old) in self.plan.in_place:
+            opened = next(x for x in self.graph.opened.values() if x.layer is old)
+            new = self.model(old, opened)
+            self.in_place[id(old)] = [(opened, new)]
+            new = keras.Model(new.inputs[0], new.outputs[0], name=old.name)
+        else:
+            new = next(self._ways(old))(old)
+        self.made[id(old)] = (old, new)
+        return new
+
     def configured(self, old: Any) -> Any:
         """A layer or operation made from the config of the old one."""
-        updates = self.graph.updates(old, self.size)
+        return self._with_updates(old, self.graph.updates(old, self.size))
+
+    def _with_updates(self, old: Any, updates: dict[str, Any]) -> Any:
+        """A layer or operation made from the config of the old one, with some entries replaced."""
         if id(old) in self.shifts and self.shifts[id(old)][0].bias is None:
             updates = {**updates, "use_bias": True}
         if not isinstance(old, keras.Layer) and not updates:
             return old  # it has no state, and its arguments may not fit into a config
         new = self._from_config(old, updates)
         if isinstance(old, keras.Layer):
-            same = id(old) not in self.touched
+            same = id(old) not in self.touched and old is not self.graph.model
             reference = new if same or not updates else self._from_config(old, {})
             unbuilt = None if same else dict(_keras.attributes_of(reference))
             carry_assets(old, new)
             self.from_config[id(old)] = (unbuilt, dict(_keras.attributes_of(new)))
         return new
 
+    def _reshape_layer(self, old: Any) -> keras.layers.Reshape:
+        """The layer in place of an operation that was given the size of an open batch."""
+        updates = self.graph.updates(old, self.size)
+        shape = updates.get("newshape", old.newshape)
+        return keras.layers.Reshape([-1 if n is None else n for n in shape[1:]], name=old.name)
+
     def _from_config(self, old: Any, updates: dict[str, Any]) -> Any:
-        config = {**old.get_config(), **updates}
-        for name in config:
-            if _is_foreign_function(getattr(old, name, None)):
-                config[name] = getattr(old, name)  # what a config holds of it may not be all
-        if isinstance(old, keras.layers.Lambda):
-            # Its config loses what the function refers to.
-            own = {"function": old.function, "output_shape": old._output_shape, "mask": old.mask}
-            return type(old)(**{**config, **own, "arguments": old.arguments})
-        # The layer is here already, so nothing untrusted is loaded.
-        with _keras.trusting(), keras.saving.custom_object_scope(self.classes):
-            return type(old).from_config(_without_own(config))
+        return made_from_config(old, updates, self.classes)
 
     def _with_partners(self, old: Any) -> Any:
         """A copy that shares with the copies of other layers what the old one shares with these."""
@@ -207,6 +277,14 @@ class Builder:
         new.built = bool(new.weights)  # so that it learns its input's shape
         return new
 
+    def cut(self, variable: Any, values: np.ndarray) -> np.ndarray:
+        """What is left of an array that has the axes of a variable."""
+        weight = self.graph.weights.get(id(variable))
+        for index, axis in enumerate(weight.axes if weight else ()):
+            if axis is not None:
+                values = values.compress(self.kept(axis), axis=index)
+        return values
+
     def _copied_model(self, model: keras.Model) -> keras.Model:
         """A nested model that a copied layer holds."""
         if id(model) not in self.made:
@@ -216,16 +294,21 @@ class Builder:
     def _touched(self, function: Any) -> set[int]:
         """The ids of the layers of which something changes: a weight, an input or an output."""
         touched = set()
-        for node in nodes_in_order(function):
+        for node in self.graph.nodes(function):
             operation = node.operation
             if _is_graph(operation):
                 touched |= self._touched(as_function(operation))
+            elif id(node) in self.graph.opened:
+                touched |= self._touched(self.graph.opened[id(node)])
             around = [*node.input_tensors, *node.outputs]
             tensors = [self.graph.tensors[id(x)] for x in around if id(x) in self.graph.tensors]
             axes = [axis for tensor in tensors for axis in tensor.labelled]
             axes += self._axes_of_weights(operation)
             if not all(self.kept(axis).all() for axis in axes):
                 touched.add(id(operation))
+            for part in self.graph.parts_of(operation):
+                if not all(self.kept(axis).all() for axis in self._axes_of_weights(part)):
+                    touched.add(id(part))
         return touched
 
     def _axes_of_weights(self, operation: Any) -> list[Axis]:
@@ -243,100 +326,24 @@ class Builder:
 
     def _check_weights(self, old: Any, new: Any) -> None:
         """Raises a `ValueError` if the config has not made the weights that are to be copied."""
-        if not isinstance(old, keras.Layer) or _is_graph(old) or old is new:
+        inlined = _is_graph(old) or id(old) in self.in_place
+        if not isinstance(old, keras.Layer) or inlined or old is new:
             return
-        expected = [self.cut(v, np.empty(v.shape, bool)).shape for v in old.weights]
-        found = [tuple(variable.shape) for variable in new.weights]
+        ours, theirs = self.own_weights(old, old), self.own_weights(old, new)
+        expected = [self.cut(v, np.empty(v.shape, bool)).shape for v in ours]
+        found = [tuple(variable.shape) for variable in theirs]
         if id(old) in self.shifts and self.shifts[id(old)][0].bias is None:
             found = found[:-1]  # a bias that was added is the last weight of its layer
         if found != expected:
             raise ValueError(f"It gives weights of shapes {found}. Expected: {expected}")
+        for part in tree.flatten(self.parts.get(id(old), {})):
+            self._check_weights(part, self.made[id(part)][1])
 
-    def transfer(self) -> dict[int, tuple[Any, Any]]:
-        """Copies what is left of each weight, and puts the constants into the biases.
-
-        Returns:
-            The old and the new variables by the ids of the old ones.
-        """
-        copies = {}
-        for old, new in self.made.values():
-            if isinstance(old, keras.Layer) and not _is_graph(old) and old is not new:
-                pairs = list(zip(old.weights, new.weights, strict=False))
-                for one, two in layer_pairs(old, new):
-                    self.copier.know(one, two)
-                    pairs += loose_variables(one, two)
-                for source, target in pairs:
-                    self.copier.know(source, target)
-                    copies[id(source)] = (source, target)
-                    target.assign(self.values(source))
-        for read, shift in self.shifts.values():
-            added = shift
-            for index, axis in enumerate(read.outputs):
-                if axis is not None:
-                    added = added.compress(self.kept(axis), axis=index)
-            if read.bias is None:
-                bias, value = self.made[id(read.layer)][1].bias, 0
-            else:
-                bias = copies[id(read.bias)][1]
-                value = self.cut(read.bias, _float64(read.bias))
-            # Constants take the way of the weights, which a smaller width may scale.
-            bias.assign((value + added) * self.graph.factor(read.bias, self.size))
-        return copies
-
-    def carry_masks(
-        self, model: keras.Model, new: keras.Model, copies: dict[int, tuple[Any, Any]]
-    ) -> None:
-        """Holds the zeros that are left in the weights."""
-        targets = {id(weight.variable): weight for weight in find_weights(new)}
-        masks = {}
-        for weight in find_weights(model):
-            constraint = weight.get("constraint")
-            if isinstance(constraint, KeepZeros) and id(weight.variable) in copies:
-                mask = constraint.get_mask(weight.name, weight.variable.shape)
-                mask = None if mask is None else self.cut(weight.variable, mask)
-                if mask is not None and not mask.all():
-                    masks[targets[id(copies[id(weight.variable)][1])]] = mask
-        apply_masks(new, masks)
-
-    def carry_settings(self, model: keras.Model, copies: dict[int, tuple[Any, Any]]) -> None:
-        """What is set on layers and variables alone: `trainable`, penalties and constraints."""
-        twins = {
-            id(one): two
-            for old, new in self.made.values()
-            if isinstance(old, keras.Layer)
-            for one, two in layer_pairs(old, new)
-        }
-        for layer in all_layers(model):  # from the outside to the inside, as each one passes it on
-            twin = twins.get(id(layer))
-            if twin is not None and twin.trainable != layer.trainable:
-                twin.trainable = layer.trainable
-        for old, new in copies.values():
-            if new.trainable != old.trainable:
-                new.trainable = old.trainable
-            for kind in ("regularizer", "constraint"):
-                setting = without_own(getattr(old, kind))
-                if setting is not None and getattr(new, kind) is None:
-                    setattr(new, kind, setting)
-        for old, new in self.made.values():
-            if _is_graph(old) and type(old) is type(new):
-                known = _keras.attributes_of(new)
-                for name, value in _keras.attributes_of(old).items():
-                    if not name.startswith("_") and name not in known:
-                        carry_attribute(new, name, value, self.copier)
-
-    def cut(self, variable: Any, values: np.ndarray) -> np.ndarray:
-        """What is left of an array that has the axes of a variable."""
-        weight = self.graph.weights.get(id(variable))
-        for index, axis in enumerate(weight.axes if weight else ()):
-            if axis is not None:
-                values = values.compress(self.kept(axis), axis=index)
-        return values
-
-    def values(self, variable: Any) -> np.ndarray:
-        """What is left of a weight."""
-        values = self.cut(variable, ops.convert_to_numpy(variable))
-        factor = self.graph.factor(variable, self.size)
-        return values if factor == 1 else (values * factor).astype(values.dtype)
+    def own_weights(self, old: keras.Layer, layer: keras.Layer) -> list[keras.Variable]:
+        """The weights of a layer, or of the one that is made of it, without those of its parts."""
+        parts = [getattr(layer, name) for name in self.parts.get(id(old), {})]
+        inner = {id(variable) for part in tree.flatten(parts) for variable in part.weights}
+        return [variable for variable in layer.weights if id(variable) not in inner]
 
 
 def _advice() -> str:
@@ -352,24 +359,19 @@ def _advice() -> str:
     )
 
 
+def _name_apart(operations: Sequence[Any]) -> None:
+    """Gives those of the same name others, as a model wants: those of several layers may share."""
+    named: dict[str, Any] = {}
+    for operation in operations:
+        name, number = operation.name, 0
+        while named.setdefault(operation.name, operation) is not operation:
+            number += 1
+            operation.name = f"{name}_{number}"
+
+
 def _is_graph(operation: Any) -> bool:
     return isinstance(operation, keras.Model) and has_graph(operation)
 
 
-def _is_foreign_function(value: Any) -> bool:
-    return isinstance(value, types.FunctionType) and not value.__module__.startswith("keras.")
-
-
-def _float64(variable: Any) -> np.ndarray:
-    return ops.convert_to_numpy(variable).astype("float64")
-
-
-def _without_own(config: Any) -> Any:
-    """The config without what only keras_hoyer could load."""
-    if isinstance(config, dict):
-        if config.get("registered_name") == "keras_hoyer>KeepZeros":
-            return config["config"]["constraint"]
-        if str(config.get("registered_name")).startswith("keras_hoyer>"):
-            return None
-        return {key: _without_own(value) for key, value in config.items()}
-    return config
+def _is_symbolic(x: Any) -> bool:
+    return isinstance(x, keras.KerasTensor)

@@ -1,8 +1,8 @@
 """Which call is being described: where it is, of which sizes, and how often it happens."""
 
 import contextlib
+import dataclasses
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from types import SimpleNamespace
 from typing import Any
 
 import keras
@@ -10,8 +10,43 @@ import numpy as np
 from keras import tree
 
 from keras_hoyer.graph.axes import Axis, Cost, Tensor, Unknown, WeightAxes
+from keras_hoyer.graph.opened import Opened
+from keras_hoyer.graph.opening import as_function, has_graph, nested_inputs, nodes_in_order
 
 Shape = tuple[int | None, ...]
+
+
+class WrappedCall:
+    """The call of a layer by another one that wraps it, seen as a node of a graph.
+
+    Args:
+        layer: the layer inside.
+        args: the tensors that it is called on, as a structure of `Tensor`s.
+        dtype: of these.
+        whole: why it can only be called as the layer that it is, in words; empty if any other that
+            gives the same would do.
+    """
+
+    is_input = False
+
+    def __init__(self, layer: keras.Layer, args: tuple, dtype: str, whole: str = "") -> None:
+        self.operation = layer
+        self.arguments = _Arguments(
+            tree.map_structure(lambda x: keras.KerasTensor(x.shape, dtype), args), {}
+        )
+        self.input_tensors = tree.flatten(self.arguments.args)
+        self.outputs = tree.flatten(layer.compute_output_spec(*self.arguments.args))
+        self.whole = whole
+
+
+@dataclasses.dataclass(frozen=True)
+class _Arguments:
+    args: tuple
+    kwargs: dict
+
+    def fill_in(self, tensors: Mapping[int, Any]) -> tuple[tuple, dict]:
+        """The arguments with what stands for their tensors."""
+        return tree.map_structure(lambda x: tensors.get(id(x), x), (self.args, self.kwargs))
 
 
 class Calls:
@@ -31,8 +66,10 @@ class Calls:
         self.consuming: list[WeightAxes] = []  # those of the call of whose use nothing is said
         self._sized = sized
         self._prefix = ""
+        self._owner = ""  # the layer whose code is gone through
         self._repeats = 1
         self._specs: dict[int, keras.KerasTensor] | None = None
+        self._sample: int | None = None  # what stands for open lengths
 
     @contextlib.contextmanager
     def inside(self, function: Any, sizes: Mapping[int, Shape]) -> Iterator[None]:
@@ -42,47 +79,57 @@ class Calls:
             function: the graph.
             sizes: the shapes of its inputs in this call, by their ids.
         """
-        outer = self.node, self.path, self.outputs, self._prefix, self._specs
+        outer = (self.node, self.path, self.outputs, self._owner)
+        outer += (self._prefix, self._specs, self._sample)
+        self._owner = self.path if isinstance(function, Opened) else ""
         self._prefix = f"{self.path}/" if self.path else ""
         given = [x for x in function.inputs if id(x) in sizes]
         same = all(tuple(x.shape[1:]) == sizes[id(x)][1:] for x in given)
+        self._sample = getattr(function, "sample", None)
+        same |= self._sample is not None
         self._specs = None
         if self._sized and not same:
             self._specs = {id(x): keras.KerasTensor(sizes[id(x)], x.dtype) for x in given}
         yield
-        self.node, self.path, self.outputs, self._prefix, self._specs = outer
+        self.node, self.path, self.outputs, self._owner = outer[:4]
+        self._prefix, self._specs, self._sample = outer[4:]
 
     def enter(self, node: Any) -> None:
         """Goes on to the call of a node of the graph."""
         self.node, self.path = node, f"{self._prefix}{node.operation.name}"
+        if self._owner and not isinstance(node.operation, keras.Layer):
+            self.path = self._owner  # the operations of a layer's code have no names of their own
         outputs = node.outputs
         if self._specs is not None:
             args, kwargs = node.arguments.fill_in(self._specs)
-            outputs = tree.flatten(node.operation.compute_output_spec(*args, **kwargs))
+            outputs = _output_specs(node.operation, args, kwargs)
             self._specs.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
-        self.outputs = [tuple(y.shape) for y in outputs]
+        self.outputs = [self._open_again(y.shape) for y in outputs]
+
+    def _open_again(self, shape: Shape) -> Shape:
+        """The shape with None for what stands for an open length."""
+        return tuple(None if n is not None and n == self._sample else n for n in shape)
 
     @contextlib.contextmanager
-    def wrapped(self, layer: Any, inputs: Sequence[Tensor], times: int | None) -> Iterator[None]:
+    def wrapped(self, node: "WrappedCall", args: Any, times: int | None) -> Iterator[None]:
         """A scope in which the present layer calls one that it wraps.
 
         Args:
-            layer: the layer inside.
-            inputs: what it is called on.
-            times: how many times it is called for one example.
+            node: the call.
+            args: the tensors that it is called on.
+            times: how many times it happens for one example.
         """
-        outer = self.node, self.outputs, self._repeats
-        shapes = [keras.KerasTensor(x.shape) for x in inputs]
-        outputs = tree.flatten(layer.compute_output_spec(*shapes))
-        operation = self.node.operation
-        self.node = SimpleNamespace(operation=operation, arguments=None, outputs=outputs)
-        if any(x.sizes[1:] != x.shape[1:] for x in inputs):
-            sizes = [keras.KerasTensor(x.sizes) for x in inputs]
-            outputs = tree.flatten(layer.compute_output_spec(*sizes))
+        outer = self.node, self.outputs, self._repeats, self._specs
+        self.node, self._specs, outputs = node, None, node.outputs
+        pairs = list(zip(tree.flatten(args), node.input_tensors, strict=True))
+        if any(x.sizes[1:] != x.shape[1:] for x, _ in pairs):
+            self._specs = {id(y): keras.KerasTensor(x.sizes, y.dtype) for x, y in pairs}
+            given, _ = node.arguments.fill_in(self._specs)
+            outputs = tree.flatten(node.operation.compute_output_spec(*given))
         self.outputs = [tuple(y.shape) for y in outputs]
         self._repeats *= times or 1
         yield
-        self.node, self.outputs, self._repeats = outer
+        self.node, self.outputs, self._repeats, self._specs = outer
 
     def add_cost(
         self, uses: Iterable[Axis | int], kernel: Any = None, sizes: Iterable[Axis | int] = ()
@@ -92,13 +139,9 @@ class Calls:
 
     def add_unknown(self, operation: Any, inputs: Sequence[Tensor], why: str) -> None:
         """Notes that this call has no rule, or why its rule does not do."""
-        arguments = self.node.arguments
-        if arguments is None:
-            args, kwargs = tuple(keras.KerasTensor(x.sizes) for x in inputs), {}
-        elif self._specs is None:
-            args, kwargs = arguments.args, arguments.kwargs
-        else:
-            args, kwargs = arguments.fill_in(self._specs)
+        args, kwargs = self.node.arguments.args, self.node.arguments.kwargs
+        if self._specs is not None:
+            args, kwargs = self.node.arguments.fill_in(self._specs)
         call = Unknown(self.path, operation, why, args, kwargs, self.outputs, self._repeats)
         self.unknown.append(call)
 
@@ -114,6 +157,22 @@ class Calls:
                     made.extend([i for i in free if _is_along(axis, n, output, i)][:1])
             self.add_cost(output.places(*made), weight.variable, weight.sizes)
         self.consuming = []
+
+
+def _output_specs(operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTensor]:
+    """What an operation gives for symbolic tensors, perhaps of other sizes than it was built for.
+
+    A nested model refuses those itself, though it computes on them.
+    """
+    if not isinstance(operation, keras.Model) or not has_graph(operation):
+        return tree.flatten(operation.compute_output_spec(*args, **kwargs))
+    function = as_function(operation)
+    given, _ = nested_inputs(function, args, kwargs)
+    known = {id(x): y for x, y in zip(function.inputs, given, strict=True)}
+    for node in nodes_in_order(function):
+        outputs = _output_specs(node.operation, *node.arguments.fill_in(known))
+        known.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
+    return [known[id(x)] for x in function.outputs]
 
 
 def _is_along(axis: Axis | None, size: int, x: Tensor, index: int) -> bool:

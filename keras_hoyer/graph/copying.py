@@ -178,8 +178,13 @@ def copy_from_config(item: Any) -> Any:
     if isinstance(item, keras.Metric) and len(new.variables) == len(item.variables):
         for source, target in zip(item.variables, new.variables, strict=True):
             if target.shape == source.shape:
-                target.assign(source)
+                assign_copy(source, target)
     return new
+
+
+def assign_copy(source: keras.Variable, target: keras.Variable) -> None:
+    """Gives a variable the value of another, not its array: JAX frees what a step has used."""
+    target.assign(ops.convert_to_numpy(source))
 
 
 class _Pickler(pickle.Pickler):

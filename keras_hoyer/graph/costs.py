@@ -8,9 +8,10 @@ import numpy as np
 
 from keras_hoyer._checks import warn
 from keras_hoyer.graph.axes import Axis, Cost
+from keras_hoyer.graph.facts import title
 from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.unknown import costs_inside, has_kernels
-from keras_hoyer.graph.walk import ChannelGraph, title
+from keras_hoyer.graph.walk import ChannelGraph
 
 
 def count_flops(model: keras.Model) -> dict[str, int]:

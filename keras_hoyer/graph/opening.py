@@ -1,19 +1,23 @@
 """Models as graphs of calls, whichever way they were written."""
 
 import inspect
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
 from keras import ops, tree
 
 from keras_hoyer._keras import (
+    all_of,
     build_shapes,
+    calls_in_order,
     follows_its_graph,
+    graph_of,
     has_call,
     input_structure,
     last_call,
 )
+from keras_hoyer.graph.opened import Opened
 
 
 def has_graph(model: Any) -> bool:
@@ -23,8 +27,7 @@ def has_graph(model: Any) -> bool:
     """
     if not isinstance(model, keras.Model):
         return False
-    graph = getattr(model, "_functional", None) is not None or hasattr(model, "_nodes_by_depth")
-    return graph and follows_its_graph(model)
+    return graph_of(model) is not None and follows_its_graph(model)
 
 
 def as_function(model: keras.Model) -> Any:
@@ -50,8 +53,7 @@ def as_function(model: keras.Model) -> Any:
             f"Call this on each of its parts that is a model of its own. Its parts: {parts}."
         )
     if has_graph(model):
-        functional = getattr(model, "_functional", None)
-        return model if functional is None else functional
+        return graph_of(model)
     if not model.built:
         raise ValueError(
             f"The model '{model.name}' is not built, so its channels are unknown. Call it on data, "
@@ -100,25 +102,29 @@ def ranked_inputs(function: Any, args: tuple, kwargs: dict) -> list:
     return inputs
 
 
-def nodes_in_order(function: Any) -> Iterator[Any]:
+def nodes_in_order(function: Any) -> list[Any]:
     """The calls of a functional graph, each after the calls that it depends on."""
-    for depth in sorted(function._nodes_by_depth, reverse=True):
-        for node in function._nodes_by_depth[depth]:
-            if node.operation and not node.is_input:
-                yield node
+    return list(function.nodes) if isinstance(function, Opened) else calls_in_order(function)
 
 
-def all_layers(model: keras.Model) -> list:
-    """The model and everything in it, a layer before the layers inside it."""
-    return list(model._flatten_layers(include_self=True, recursive=True))
+def call_on(
+    model: keras.Model,
+    tensors: Sequence[Any],
+    training: bool = False,
+    like: keras.Model | None = None,
+) -> Any:
+    """Calls a model on the flat inputs of its `as_function`, as it is written to be called.
 
-
-def call_on(model: keras.Model, tensors: Sequence[Any], training: bool = False) -> Any:
-    """Calls a model on the flat inputs of its `as_function`, as it is written to be called."""
+    Args:
+        model: the model.
+        tensors: the inputs.
+        training: whether it is called as in training.
+        like: a model of the same class that has been built. Defaults to `model`.
+    """
     if has_graph(model):
         structure = tree.pack_sequence_as(input_structure(as_function(model)), tensors)
         return model(structure, training=training)
-    given, rest = _arguments(model), iter(tensors)
+    given, rest = _arguments(like or model), iter(tensors)
     given = tree.map_structure(lambda x: next(rest) if _is_symbolic(x) else x, given)
     if "training" in inspect.signature(model.call).parameters:
         given["training"] = training
@@ -128,7 +134,7 @@ def call_on(model: keras.Model, tensors: Sequence[Any], training: bool = False) 
 
 def _traced(model: keras.Model) -> keras.Model:
     """The functional model of what a subclassed model's `call` does."""
-    layers = {layer.name for layer in all_layers(model)}
+    layers = {layer.name for layer in all_of(model)}
     given = {name: _fresh(value, layers) for name, value in _arguments(model).items()}
     if "training" in inspect.signature(model.call).parameters:
         given["training"] = None  # what is recorded of it would be the same in every phase

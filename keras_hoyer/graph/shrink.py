@@ -1,5 +1,6 @@
 """A smaller model with the same outputs: channels that are constant, or that nobody reads, go."""
 
+from collections.abc import Iterable
 from typing import Any
 
 import keras
@@ -9,13 +10,17 @@ from keras_hoyer._checks import warn
 from keras_hoyer.graph.axes import FROZEN, Read
 from keras_hoyer.graph.building import Builder
 from keras_hoyer.graph.checking import check_outputs
+from keras_hoyer.graph.summary import summary_of
+from keras_hoyer.graph.transfer import Transfer
 from keras_hoyer.graph.unreached import Unreached
-from keras_hoyer.graph.walk import ChannelGraph
+from keras_hoyer.graph.walk import ChannelGraph, Fixed
 from keras_hoyer.plain import find_adapted
-from keras_hoyer.weights import find_weights
+from keras_hoyer.weights import Weight, find_weights
 
 
-def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.Model:
+def shrink(
+    model: keras.Model, check: bool = True, sample: Any = None, verbose: int = 0
+) -> keras.Model:
     """Builds a smaller model that gives the same outputs.
 
     A channel goes, with everything that lives and dies with it, if at each place where it is read
@@ -28,6 +33,11 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
     construction. Layers that share a variable, as a tied head and its embedding, keep their widths
     and go on sharing it. The penalties of keras_hoyer are left behind, so that the result loads
     without keras_hoyer where no mask is left to hold. The new optimizer starts afresh.
+
+    A layer that is made of layers is opened: it is called on symbolic inputs, and what it calls is
+    followed. It stays of its class where entries of its config, changed, give just the new sizes of
+    its weights. Else plain layers take its place; or, where its code does more than its calls show,
+    sizes that its config cannot say stay as they are, with a warning that names them.
 
     The new model has layers of its own, built from their configs. A layer of which nothing changes
     is copied as an object where its config does not make it again, and where that is not possible
@@ -44,9 +54,12 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
         check: whether to compare the outputs. Defaults to `True`.
         sample: a batch of inputs to compare them on: an array, or a list or dict of arrays like the
             model's inputs, of which at most 32 samples are used. Defaults to `None`: random ones.
+        verbose: 1 prints a line for each layer of which something went: how many parameters it
+            had and has, and which way it was made. Defaults to 0.
 
     Returns:
-        A Sequential model for a Sequential one, else a functional one.
+        A Sequential model for a Sequential one; one of the same class where the class is not one
+        of Keras' and its config can say the new sizes; else a functional one.
 
     Raises:
         ShrinkError: a `ValueError`, if the smaller model gives other outputs, which names the first
@@ -72,22 +85,27 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
             "Kept as they are, since LoRA adds to their kernels or they are quantized: layers "
             f"{', '.join(adapted)}. The order is: merge LoRA, prune, shrink, quantize."
         )
-    graph = ChannelGraph(model)
-    unreached = Unreached(graph, [weight for weight in find_weights(model) if weight.is_kernel])
-    if unreached:
-        warn(unreached.message())
-    builders = [Builder(graph, _removable(graph))]
-    one, small = model, builders[0].build(model)
+    builder, small, fixed = _smaller(model)
+    weights = find_weights(model)
+    unreached = Unreached(builder.graph, [weight for weight in weights if weight.is_kernel])
+    named = {id(weight.variable) for weight in unreached.reasons}
+    messages = [unreached.message()] if unreached else []
+    messages += _kept(weights, [place for place in fixed if id(place[0]) not in named])
+    if messages:
+        warn(" ".join(messages))
+    builders = [builder]
+    one = model
     # What is left may be tied less: a convolution of one group in place of two, for instance.
     while small.count_params() < one.count_params():
-        graph = ChannelGraph(small)
-        removed = _removable(graph)
-        if not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
+        builder, smaller, _ = _smaller(small, again=True)
+        if smaller is None:
             break
-        builders.append(Builder(graph, removed))
-        one, small = small, builders[-1].build(small)
+        builders.append(builder)
+        one, small = small, smaller
     if check:
         check_outputs(model, small, builders, sample)
+    if verbose:
+        print(summary_of(model, small, builders[0]))
     shared = [f"{type(x).__name__} '{x.name}'" for x in builders[0].kept_shared]
     if shared:
         warn(
@@ -96,6 +114,41 @@ def shrink(model: keras.Model, check: bool = True, sample: Any = None) -> keras.
             "they hold can be copied; a `get_config` with all arguments of `__init__` helps."
         )
     return small
+
+
+def _smaller(
+    model: keras.Model, again: bool = False
+) -> tuple[Builder, keras.Model | None, list[Fixed]]:
+    """The builder of a smaller model, the model, and what had to stay for want of a way to say it.
+
+    Args:
+        model: the model.
+        again: whether there is no model to be built if nothing goes.
+    """
+    fixed: list[Fixed] = []
+    while True:
+        graph = ChannelGraph(model, fixed=fixed)
+        removed = _removable(graph)
+        builder = Builder(graph, removed)
+        if again and not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
+            return builder, None, fixed
+        if not builder.plan.fixed:
+            small = builder.build(model)
+            Transfer(builder).carry(model, small)
+            return builder, small, fixed
+        fixed += builder.plan.fixed
+
+
+def _kept(weights: Iterable[Weight], fixed: Iterable[Fixed]) -> list[str]:
+    """A sentence that names the weights of which more could go, if there are any, and why not."""
+    paths = {id(weight.variable): weight.path for weight in weights}
+    reasons: dict[str, list[str]] = {}
+    for variable, _, why in fixed:
+        reasons.setdefault(why, []).append(paths.get(id(variable), variable.path))
+    parts = [
+        f"{', '.join(dict.fromkeys(names))} (fixed by {why})" for why, names in reasons.items()
+    ]
+    return [f"Channels that could go are kept in: {'; '.join(parts)}."] if parts else []
 
 
 def _removable(graph: ChannelGraph) -> np.ndarray:

@@ -12,7 +12,7 @@ import numpy as np
 from keras import ops
 
 from keras_hoyer import _keras
-from keras_hoyer.graph.copying import CannotCopy, Copier, without_own
+from keras_hoyer.graph.copying import CannotCopy, Copier, assign_copy, without_own
 
 _MISSING = object()
 _LIBRARIES = ("keras", "tensorflow", "jax", "torch")  # their objects come from configs
@@ -20,7 +20,7 @@ _LIBRARIES = ("keras", "tensorflow", "jax", "torch")  # their objects come from 
 
 def layer_pairs(old: keras.Layer, new: keras.Layer) -> list[tuple[keras.Layer, keras.Layer]]:
     """The two layers and, where both are made alike, the layers inside them."""
-    ours, theirs = old._flatten_layers(), new._flatten_layers()
+    ours, theirs = _keras.all_of(old), _keras.all_of(new)
     if [type(layer) for layer in ours] != [type(layer) for layer in theirs]:
         return [(old, new)]
     return list(zip(ours, theirs, strict=True))
@@ -57,7 +57,7 @@ def carry_state(
     for one, two in layer_pairs(old, new):
         for source, target in zip(_other_variables(one), _other_variables(two), strict=False):
             if source.shape == target.shape:
-                target.assign(source)
+                assign_copy(source, target)
         if unbuilt is None:
             _carry_own_variables(one, two)
         elif _has_own(two, "load_own_variables"):
@@ -66,7 +66,9 @@ def carry_state(
             setattr(two, name, value)
     for number, (one, two) in enumerate(layer_pairs(old, new)):
         ours, theirs = _keras.attributes_of(one), _keras.attributes_of(two)
-        for name, value in ours.items():
+        # A new model has a graph of its own.
+        graph = _keras.graph_attributes() if _keras.graph_of(two) is not None else ()
+        for name, value in ((n, v) for n, v in ours.items() if n not in graph):
             if unbuilt is None:
                 lost = not _same(value, theirs.get(name, _MISSING))
             elif number or name not in unbuilt:

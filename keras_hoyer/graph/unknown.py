@@ -6,8 +6,6 @@ from typing import Any
 
 import keras
 from keras import layers, tree
-from keras.src.ops import nn as nn_ops
-from keras.src.ops import numpy as numpy_ops
 
 from keras_hoyer.graph.axes import Cost, Unknown
 from keras_hoyer.graph.walk import ChannelGraph
@@ -50,14 +48,13 @@ def _opened(call: Unknown) -> tuple[keras.Model, int]:
     """A model of what a layer calls, and how many times it calls that for one example."""
     layer, args, kwargs = call.operation, call.args, call.kwargs
     steps = 1
-    if isinstance(layer, (layers.TimeDistributed, layers.RNN)):
+    if isinstance(layer, layers.RNN):
         [sequence, *_] = [x for x in tree.flatten((args, kwargs)) if _is_symbolic(x)]
         steps = sequence.shape[1] or 1
-        args = [keras.KerasTensor((None, *sequence.shape[2:]), sequence.dtype)]
-        kwargs = {}
-    if isinstance(layer, layers.RNN):
         states = layer.get_initial_state(batch_size=1)
+        args = [keras.KerasTensor((None, *sequence.shape[2:]), sequence.dtype)]
         args.append(tree.map_structure(_spec_of_state, states))
+        kwargs = {}
     inputs: dict[int, keras.KerasTensor] = {}
 
     def fresh(x: Any) -> Any:
@@ -70,12 +67,8 @@ def _opened(call: Unknown) -> tuple[keras.Model, int]:
     args, kwargs = tree.map_structure(fresh, (args, kwargs))
     # Nothing that the layer assigns or adds to its losses is to stay.
     with keras.StatelessScope(collect_losses=True):
-        if isinstance(layer, layers.TimeDistributed):
-            outputs = layer.layer(*args)
-        elif isinstance(layer, layers.RNN):
-            outputs = layer.cell.call(*args)
-        else:
-            outputs = layer.call(*args, **kwargs)
+        called = layer.cell if isinstance(layer, layers.RNN) else layer
+        outputs = called.call(*args, **kwargs)
     outputs = [y for y in tree.flatten(outputs) if _is_symbolic(y)]
     return keras.Model(list(inputs.values()), outputs), steps
 
@@ -101,19 +94,11 @@ def is_kernel(variable: keras.Variable) -> bool:
 
 def _multiply_adds(call: Unknown) -> int:
     """The multiply-adds of an operation of `keras.ops` without a rule."""
-    count = _COUNTS.get(type(call.operation))
+    count = _COUNTS.get(type(call.operation).__name__)
     if count is None:
         return 0
     operands = [x.shape for x in tree.flatten((call.args, call.kwargs)) if hasattr(x, "shape")]
     return count(call.operation, _size(call.outputs[0][1:]), *operands)
-
-
-def _tensordot(operation: Any, made: int, left: Shape, *_: Shape) -> int:
-    axes = operation.axes
-    if isinstance(axes, int):
-        return made * _size(left[len(left) - axes :])
-    summed = [axes[0]] if isinstance(axes[0], int) else axes[0]
-    return made * _size([left[index] for index in summed])
 
 
 def _along_last(operation: Any, made: int, left: Shape, *_: Shape) -> int:
@@ -125,17 +110,13 @@ def _separable(operation: Any, made: int, x: Shape, depthwise: Shape, pointwise:
 
 
 # From the operation, the number of entries that it makes, and the shapes of its operands.
-_COUNTS: dict[type, Callable[..., int]] = {
-    nn_ops.Conv: lambda operation, made, x, kernel, *_: made * _size(kernel[:-1]),
-    nn_ops.DepthwiseConv: lambda operation, made, x, kernel, *_: made * _size(kernel[:-2]),
-    nn_ops.SeparableConv: _separable,
-    nn_ops.ConvTranspose: lambda operation, made, x, kernel, *_: _size(x[1:]) * _size(kernel[:-1]),
-    numpy_ops.Matmul: _along_last,
-    numpy_ops.Dot: _along_last,
-    numpy_ops.Inner: _along_last,
-    numpy_ops.Outer: lambda operation, made, *_: made,
-    numpy_ops.Vdot: lambda operation, made, left, *_: _size(left),
-    numpy_ops.Tensordot: _tensordot,
+_COUNTS: dict[str, Callable[..., int]] = {
+    "SeparableConv": _separable,
+    "Matmul": _along_last,
+    "Dot": _along_last,
+    "Inner": _along_last,
+    "Outer": lambda operation, made, *_: made,
+    "Vdot": lambda operation, made, left, *_: _size(left),
 }
 
 

@@ -9,7 +9,7 @@ import numpy as np
 from keras_hoyer.graph.axes import FROZEN, Unknown
 from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.unknown import has_kernels
-from keras_hoyer.graph.walk import ChannelGraph, title
+from keras_hoyer.graph.walk import ChannelGraph
 from keras_hoyer.weights import Weight
 
 
@@ -44,7 +44,7 @@ class Unreached:
         # Layers without a rule that fix others, or have kernels that go by other names.
         fixing = {id(by) for by in graph.labels.fixed_by()}
         self._also = [
-            _no_rule(call)
+            self._no_rule(call)
             for key, call in self._without_rule.items()
             if not chosen and (key in fixing or has_kernels(call.operation))
         ]
@@ -87,7 +87,7 @@ class Unreached:
         if known is None:
             for call in self._without_rule.values():
                 if any(variable is kernel.variable for variable in _variables(call)):
-                    return _no_rule(call)
+                    return self._no_rule(call)
             return "it takes no part in the model's outputs"
         # What fixes the channels that it makes says more than what fixes those that it reads.
         order = sorted(range(len(known.axes)), key=lambda index: index in known.reads)
@@ -98,14 +98,13 @@ class Unreached:
             for by in graph.labels.reasons(line):
                 if by is not None:
                     call = self._without_rule.get(id(by))
-                    return _no_rule(call) if call else f"fixed by {title(by)}"
+                    return self._no_rule(call) if call else f"fixed by {graph.title(by)}"
         if any((graph.roots[line] != FROZEN).any() for line in labels):
             return "its channels are made by layers that are not to be cut"
         return "what it reads is fixed"
 
-
-def _no_rule(call: Unknown) -> str:
-    return f"no rule for {title(call.operation)}{call.why}"
+    def _no_rule(self, call: Unknown) -> str:
+        return f"no rule for {self._graph.title(call.operation)}{call.why}"
 
 
 def _variables(call: Unknown) -> list[keras.Variable]:

@@ -9,7 +9,8 @@ The walk also carries constants: a channel that has the same value for every inp
 whose kernel is zero, is known with its value as far as it stays constant.
 """
 
-from collections.abc import Callable, Iterable, Sequence
+import dataclasses
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,11 +18,12 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_hoyer._keras import has_mask, input_structure
+from keras_hoyer._keras import has_mask, input_structure, projections
 from keras_hoyer.graph.arguments import accepted, for_rule
-from keras_hoyer.graph.axes import Axis, Read, Tensor, WeightAxes
-from keras_hoyer.graph.calls import Calls
-from keras_hoyer.graph.labels import Labels
+from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.calls import WrappedCall
+from keras_hoyer.graph.facts import Facts, Size, title
+from keras_hoyer.graph.opened import CannotOpen, Opened, open_call
 from keras_hoyer.graph.opening import (
     as_function,
     has_graph,
@@ -38,10 +40,11 @@ from keras_hoyer.graph.probing import (
 from keras_hoyer.graph.registry import find_rule
 from keras_hoyer.graph.sharing import held_variables, sharing_layers
 
-Size = Callable[[Axis], int]
+# A variable, one of its axes whose channels have to stay, and what it is that fixes them.
+Fixed = tuple[Any, int, str]
 
 
-class ChannelGraph:
+class ChannelGraph(Facts):
     """The channels of a model, and what holds them together.
 
     Rules, registered with `register_rule`, call the methods of this class; `channel_groups`,
@@ -52,29 +55,24 @@ class ChannelGraph:
         values: whether to read the weights to follow constants, as `shrink` does; without, it is
             quicker, every channel counts as changing, and costs are right also of nested models
             that are called on other sizes than they were built for.
+        fixed: places whose channels have to stay.
 
     Raises:
         ValueError: if the model is not built, or its graph cannot be seen.
     """
 
-    def __init__(self, model: keras.Model, values: bool = True) -> None:
+    def __init__(
+        self, model: keras.Model, values: bool = True, fixed: Iterable[Fixed] = ()
+    ) -> None:
+        super().__init__(values)
         self.model = model
-        self.values = values
-        self.weights: dict[int, WeightAxes] = {}
-        self.reads: list[Read] = []
-        self.axes: list[Axis] = []
-        self.tensors: dict[int, Tensor] = {}
-        self.calls = Calls(sized=not values)
         self.masked = False  # whether a mask is known to go through the model so far
-        self.labels = Labels()
-        self._fresh: dict[tuple[int, str], Axis] = {}
-        self._resizes: dict[int, Callable[[Size], dict]] = {}
-        self._rewrites: dict[int, Callable] = {}
-        self._scales: dict[int, Callable[[Size], float]] = {}
+        self.opened: dict[int, Opened] = {}
+        self.wrapped: dict[int, list[WrappedCall]] = {}  # the calls that a call makes, by its id
+        self._closed: dict[int, str] = {}  # what cannot be opened, by its id, and why not
+        self._layer: Any = None  # the opened layer whose code is gone through
         self._results: dict[int, list[Tensor]] = {}
-        self._operation: Any = "the model's outputs"
         self._given: list[Tensor] = []
-        self._numpy: dict[int, np.ndarray] = {}
         self._pointwise: dict[tuple, bool] = {}
 
         self.function = as_function(model)
@@ -85,176 +83,13 @@ class ChannelGraph:
         for variable in [v for group in self.sharing for x in group for v in held_variables(x)]:
             if id(variable) in self.weights:
                 self.freeze(*self.weights[id(variable)].axes)  # others use it in their own way
+        for variable, index, why in fixed:
+            axis = self.weights[id(variable)].axes[index]
+            if axis is not None:
+                self.labels.fix(axis.labels, why)
         self.roots = self.labels.roots()
 
-    # What a rule may do.
-
-    def channels(self, layer: Any, name: str, size: int, optional: bool = False) -> Axis:
-        """New channels of a layer; the same ones again when the layer is called again.
-
-        Args:
-            layer: the layer that makes them.
-            name: tells several kinds of channels of one layer apart.
-            size: how many.
-            optional: whether all of them may go. Default False: at least one stays.
-
-        Returns:
-            An `Axis` with unknown constants.
-        """
-        key = (id(layer), name)
-        if key not in self._fresh:
-            self._fresh[key] = Axis(self.labels.new(size), np.full(size, np.nan))
-            if not optional:
-                self.axes.append(self._fresh[key])
-        return self._fresh[key]
-
-    def join(self, *axes: Axis | None) -> Axis | None:
-        """Says that the channels of several axes live and die together, index by index.
-
-        Args:
-            axes: axes of one size. A None among them freezes the others.
-
-        Returns:
-            The joined axis with unknown constants, or None if all are None.
-        """
-        labelled = [axis for axis in axes if axis is not None]
-        if not labelled:
-            return None
-        if len(labelled) < len(axes):
-            self.freeze(*labelled)
-        first = labelled[0]
-        for other in labelled[1:]:
-            if other.labels is not first.labels:
-                self.labels.join(first.labels, other.labels, self._operation)
-        return first.having(np.nan)
-
-    def freeze(self, *axes: Axis | None) -> None:
-        """Says that no channel of these axes may be removed."""
-        for axis in axes:
-            if axis is not None:
-                self.labels.fix(axis.labels, self._operation)
-
-    def merge(self, axis: Axis, groups: np.ndarray) -> None:
-        """Joins all channels of an axis that have the same number in `groups`."""
-        _, first, inverse = np.unique(groups, return_index=True, return_inverse=True)
-        self.labels.join(axis.labels, axis.labels[first[inverse]], self._operation)
-
-    def weight(
-        self,
-        variable: Any,
-        axes: Sequence[Axis | None],
-        reads: Iterable[int] = (),
-        state: bool = False,
-        uses: Iterable[Axis | int] | None = None,
-    ) -> None:
-        """Says which channels lie along the axes of a variable, and how often it is multiplied.
-
-        Args:
-            variable: a `keras.Variable` of the layer, or None, which is ignored.
-            axes: an `Axis` or None for each axis of the variable.
-            reads: the axes of the variable along which it only reads channels.
-            state: True for what has no part in producing the channel (moving statistics).
-            uses: how often each entry is multiplied in one example, as factors: sizes, and an
-                `Axis` where channels number the places; see `Tensor.places`. Default None: a
-                variable that reads channels is multiplied once for each place of the layer's
-                output, any other one not at all.
-
-        Raises:
-            ValueError: if `axes` does not fit the variable's shape.
-        """
-        if variable is None:
-            return
-        expected = tuple(variable.shape)
-        found = tuple(n if a is None else len(a) for n, a in zip(expected, axes, strict=False))
-        if len(axes) != len(expected) or found != expected:
-            raise ValueError(
-                f"The rule for {title(self._operation)} gives the variable "
-                f"'{variable.path}' of shape {expected} axes of sizes "
-                f"{tuple(None if a is None else len(a) for a in axes)}. Expected one axis (or "
-                "None) of the right size for each axis of the variable."
-            )
-        axes = tuple(axes)
-        weight = WeightAxes(variable, axes, tuple(reads), state)
-        if uses is not None:
-            self.calls.add_cost(uses, variable, weight.sizes)
-        elif weight.reads:
-            self.calls.consuming.append(weight)
-        known = self.weights.get(id(variable))
-        if known is not None:
-            axes = tuple(
-                self.join(a, b) if a is not None or b is not None else None
-                for a, b in zip(known.axes, axes, strict=True)
-            )
-        self.weights[id(variable)] = WeightAxes(variable, axes, weight.reads, state)
-
-    def product(self, *factors: Axis | int | None) -> None:
-        """Says that tensors are multiplied with each other.
-
-        Args:
-            factors: sizes, an `Axis` where channels number them, or None for an unknown size, which
-                counts as one: their product is the number of multiply-adds for one example.
-        """
-        self.calls.add_cost([1 if factor is None else factor for factor in factors])
-
-    @property
-    def output_sizes(self) -> list[tuple[int | None, ...]]:
-        """The shapes of the outputs in the call that is described."""
-        return self.calls.outputs
-
-    def read(
-        self,
-        axis: Axis | None,
-        used: np.ndarray | None = None,
-        outputs: Sequence[Axis | None] = (),
-        shift: Callable[[np.ndarray], np.ndarray] | None = None,
-        layer: Any = None,
-        bias: Any = None,
-    ) -> None:
-        """Says that the channels of an axis are used up here; see `Read` for the arguments."""
-        if axis is None:
-            return
-        if bias is None and layer is not self.calls.node.operation:
-            shift = None  # a layer inside another cannot be given a bias
-        self.reads.append(Read(axis, used, tuple(outputs), shift, layer, bias))
-
-    def resize(self, operation: Any, update: Callable[[Size], dict]) -> None:
-        """Says how the config of a layer or operation follows the number of channels.
-
-        Args:
-            operation: the layer or operation.
-            update: gets a function that gives the number of channels left on an `Axis`, and
-                returns the entries of the config to replace.
-        """
-        self._resizes[id(operation)] = update
-
-    def rewrite(self, change: Callable) -> None:
-        """Says how the arguments of this call follow the channels that are left.
-
-        Args:
-            change: `change(size, args, kwargs)` returns new `args` and `kwargs`.
-        """
-        self._rewrites[id(self.calls.node)] = change
-
-    def scale(self, variable: Any, factor: Callable[[Size], float]) -> None:
-        """Says by what a variable is multiplied once channels are gone."""
-        if variable is not None:
-            self._scales[id(variable)] = factor
-
-    def value(self, variable: Any) -> np.ndarray | None:
-        """The variable as a NumPy array, or None if there is none or values are not followed."""
-        if variable is None or not self.values:
-            return None
-        if id(variable) not in self._numpy:
-            values = ops.convert_to_numpy(variable)
-            self._numpy[id(variable)] = values.astype(np.promote_types("float32", values.dtype))
-        return self._numpy[id(variable)]
-
-    @property
-    def outputs(self) -> list[Any]:
-        """The symbolic outputs of the call that is looked at."""
-        return self.calls.node.outputs
-
-    # What the walk does.
+    # The walk.
 
     def walk(self, function: Any, inputs: Sequence[Tensor]) -> list[Tensor]:
         """Follows the channels through a functional graph and returns its output tensors."""
@@ -287,6 +122,8 @@ class ChannelGraph:
 
     def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """The outputs of one call of a layer or operation."""
+        if self._layer is not None and not isinstance(operation, keras.Layer):
+            self.holders[id(operation)] = self._layer
         outer, self._operation = self._operation, operation
         outputs = self._called(operation, args, kwargs)
         self._operation = outer
@@ -302,7 +139,48 @@ class ChannelGraph:
         labelled = any(x.labelled for x in given)
         if labelled and len(given) == 1 and self.is_pointwise(operation, given[0], args, kwargs):
             return self.pointwise(given[0], _of_its_tensor(operation, args, kwargs))
-        return self.opaque(operation, given, " (with LoRA, or quantized)" if rule else "")
+        if rule is not None:
+            return self.opaque(operation, given, " (with LoRA, or quantized)")
+        if labelled or getattr(operation, "weights", None):
+            opened = self._open(operation)
+            if opened is not None:
+                return self._inside_opened(opened)
+        return self.opaque(operation, given, self._closed.get(id(operation), ""))
+
+    def _open(self, layer: Any) -> Opened | None:
+        """What a layer without a rule calls; None if that cannot be seen."""
+        node = self.calls.node
+        if id(layer) in self._closed or not isinstance(layer, keras.Layer):
+            return None
+        if id(node) not in self.opened:
+            try:
+                opened = open_call(layer, node)
+                hidden = opened.hidden or getattr(node, "whole", "")
+                self.opened[id(node)] = dataclasses.replace(opened, hidden=hidden)
+            except CannotOpen as error:
+                self._closed[id(layer)] = f" ({error})"
+                return None
+        return self.opened[id(node)]
+
+    def _inside_opened(self, opened: Opened) -> list[Tensor]:
+        """The outputs of a layer that is made of layers."""
+        expected = self.calls.node.outputs
+        outer, self._layer = self._layer, opened.layer
+        outputs = self.walk(
+            opened, [self.tensors.get(id(x)) or Tensor(x.shape) for x in opened.given]
+        )
+        self._layer = outer
+        return [self._outside(x, y, opened) for x, y in zip(outputs, expected, strict=True)]
+
+    def _outside(self, x: Tensor, reference: Any, opened: Opened) -> Tensor:
+        """What an opened layer gives, where its lengths are open again."""
+        axes = list(x.axes)
+        if opened.sample is not None:
+            for index, n in enumerate(reference.shape):
+                if n is None:
+                    self.freeze(axes[index])
+                    axes[index] = None
+        return Tensor(reference.shape, axes)
 
     def _nested(self, function: Any, args: tuple, kwargs: dict) -> list[Tensor]:
         """The outputs of a model in the model."""
@@ -324,6 +202,8 @@ class ChannelGraph:
     ) -> Any:
         """The outputs of a call, by a rule that may follow constants."""
         given = self._given
+        if self._layer is not None and not isinstance(operation, keras.Layer):
+            args, kwargs = tree.map_structure(self._with_labels, (args, kwargs))
         taken = for_rule(operation, rule, args, kwargs)
         for name, value in taken.refused.items():
             if "mask" not in name and _tensors(value):
@@ -341,16 +221,40 @@ class ChannelGraph:
         call = operation if self.values else None
         return probed_constants(call, self.calls.node.arguments, args, kwargs, outputs)
 
-    def inside(self, layer: Any, *args: Tensor, steps: int | None = 1) -> Any:
+    def _with_labels(self, value: Any) -> Any:
+        """A variable of an opened layer as a tensor."""
+        return self.variable(value) if isinstance(value, keras.Variable) else value
+
+    # What a rule may ask for.
+
+    def inside(
+        self, layer: Any, *args: Any, steps: int | None = 1, whole: str = ""
+    ) -> list[Tensor]:
         """The outputs of a layer that the present one wraps, called on tensors.
 
         Args:
             layer: the layer.
-            args: its inputs.
+            args: its inputs: tensors, or lists of them.
             steps: how many times it is called for one example.
+            whole: why no plain layers can take its place, in words. Default "": they can.
         """
-        with self.calls.wrapped(layer, args, steps):
-            return tree.flatten(self.call(layer, *args))
+        outer = self.calls.node
+        node = WrappedCall(layer, args, outer.input_tensors[0].dtype, whole)
+        self.wrapped.setdefault(id(outer), []).append(node)
+        pairs = zip(node.input_tensors, tree.flatten(args), strict=True)
+        self.tensors.update((id(x), y) for x, y in pairs)
+        with self.calls.wrapped(node, args, steps):
+            outputs = tree.flatten(self.call(layer, *args))
+        self.tensors.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
+        return outputs
+
+    def nodes(self, function: Any) -> Iterator[Any]:
+        """The calls of a functional graph in their order, each with those of what it wraps."""
+        pending = nodes_in_order(function)[::-1]
+        while pending:
+            node = pending.pop()
+            yield node
+            pending += self.wrapped.get(id(node), [])[::-1]
 
     def has_rule(self, operation: Any) -> bool:
         """Whether a rule is registered for the operation."""
@@ -403,35 +307,12 @@ class ChannelGraph:
         """Whether a layer's activation looks at several elements, as a softmax does."""
         return activation is not None and not self.is_pointwise(activation)
 
-    # What the readers of the graph ask.
-
-    def updates(self, operation: Any, size: Size) -> dict:
-        """The entries of the operation's config that change with the sizes."""
-        update = self._resizes.get(id(operation))
-        return update(size) if update else {}
-
-    def resized_object(self, layer: Any, size: Size) -> dict:
-        """A layer, serialized as part of its wrapper's config, with the sizes put in."""
-        serialized = keras.saving.serialize_keras_object(layer)
-        serialized["config"].update(self.updates(layer, size))
-        serialized.pop("build_config", None)  # it holds the sizes of before
-        return serialized
-
-    def rewritten(self, node: Any, size: Size, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
-        """The arguments of a call after the sizes have changed."""
-        change = self._rewrites.get(id(node))
-        return change(size, args, kwargs) if change else (args, kwargs)
-
-    def factor(self, variable: Any, size: Size) -> float:
-        """By what the variable is multiplied."""
-        factor = self._scales.get(id(variable))
-        return factor(size) if factor else 1.0
-
     def _agree(self, one: Tensor | None, two: Tensor) -> None:
-        """Joins the channels of two tensors that have to stay of one shape."""
-        if one is not None and one is not two:
-            for a, b in zip(one.axes, two.axes, strict=True):
-                self.join(a, b)
+        """Joins the channels of two tensors that have to stay of one shape, where they are."""
+        if one is not None and one is not two and one.rank == two.rank:
+            for index, (a, b) in enumerate(zip(one.axes, two.axes, strict=True)):
+                if one.shape[index] == two.shape[index]:
+                    self.join(a, b)
 
     def _apply(self, axis: Axis | None, function: Callable) -> Axis | None:
         if axis is None or np.isnan(axis.constants).all():
@@ -511,8 +392,9 @@ def _of_its_tensor(operation: Any, args: tuple, kwargs: dict) -> Callable:
 
 def _is_adapted(operation: Any) -> bool:
     """Whether the layer has other variables than those that its rule knows."""
-    return bool(
-        getattr(operation, "lora_enabled", False) or getattr(operation, "quantization_mode", None)
+    return any(
+        getattr(part, "lora_enabled", False) or getattr(part, "quantization_mode", None)
+        for part in (operation, *projections(operation).values())
     )
 
 
@@ -525,10 +407,3 @@ def _all_labelled(x: Any) -> Any:
         for axis, n in zip(x.axes, x.shape, strict=True)
     ]
     return Tensor(x.shape, axes)
-
-
-def title(operation: Any) -> str:
-    """An operation's class and name, for messages; what is no operation is named already."""
-    if isinstance(operation, str):
-        return operation
-    return f"{type(operation).__name__} '{operation.name}'"

@@ -54,7 +54,7 @@ class Penalty(keras.regularizers.Regularizer):
         # The reshape reads a variable, which TensorFlow admits in no custom gradient.
         return self.factor * self.measure(ops.reshape(x, ops.shape(x)))
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
         return {"factor": self.factor}
 
@@ -83,7 +83,7 @@ def with_gradient(
     dtype = _compute_dtype(x)
 
     @ops.custom_gradient
-    def measure(x: Any) -> tuple[Any, Callable]:
+    def measure(x: Any) -> tuple[Any, Callable[..., Any]]:
         weights = ops.cast(x, dtype)
         value, parts = evaluate(weights)
 
@@ -132,7 +132,7 @@ def records_backward() -> bool:
     """Whether PyTorch wants to differentiate the gradient that it asks for."""
     import torch  # noqa: PLC0415  (only where it is the backend)
 
-    return torch.is_grad_enabled()
+    return bool(torch.is_grad_enabled())
 
 
 def _compute_dtype(x: Any) -> str:

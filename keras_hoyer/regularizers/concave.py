@@ -8,7 +8,7 @@ from typing import Any
 
 from keras import ops
 
-from keras_hoyer.patterns import Pattern
+from keras_hoyer.patterns import KernelPattern
 from keras_hoyer.regularizers.base import checked_number, serializable
 from keras_hoyer.regularizers.groups import GroupPenalty
 
@@ -44,7 +44,7 @@ class GroupMCP(GroupPenalty):
         self,
         factor: float = 1e-4,
         axis: int | tuple[int, ...] = -1,
-        pattern: Pattern | None = None,
+        pattern: KernelPattern | None = None,
         threshold: float = 1.0,
         gamma: float = 3.0,
     ) -> None:
@@ -96,7 +96,7 @@ class GroupSCAD(GroupPenalty):
         self,
         factor: float = 1e-4,
         axis: int | tuple[int, ...] = -1,
-        pattern: Pattern | None = None,
+        pattern: KernelPattern | None = None,
         threshold: float = 1.0,
         a: float = 3.7,
     ) -> None:
@@ -148,7 +148,7 @@ class GroupTransformedL1(GroupPenalty):
         self,
         factor: float = 1e-4,
         axis: int | tuple[int, ...] = -1,
-        pattern: Pattern | None = None,
+        pattern: KernelPattern | None = None,
         a: float = 1.0,
     ) -> None:
         super().__init__(factor, axis, pattern)

@@ -17,10 +17,11 @@ from keras import ops
 
 from keras_hoyer._keras import variables_whose_losses_are_read
 from keras_hoyer.graph import channel_groups
+from keras_hoyer.plain import LayerSelection
 from keras_hoyer.regularizers.base import Penalty
 from keras_hoyer.regularizers.groups import GroupPenalty
 from keras_hoyer.regularizers.paths import PathNorm
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels
+from keras_hoyer.weights import Weight, find_kernels
 
 CouplingPenalty = GroupPenalty | PathNorm
 
@@ -55,15 +56,15 @@ class CoupledPart(Penalty):
 
     def __init__(
         self,
-        penalty: CouplingPenalty | dict,
+        penalty: CouplingPenalty | dict[str, Any],
         key: str,
         kernels: int,
         slices: Mapping[str, Slices],
     ) -> None:
-        if isinstance(penalty, dict):
-            penalty = keras.saving.deserialize_keras_object(penalty)
-        super().__init__(penalty.factor)
-        self.penalty = penalty
+        self.penalty: GroupPenalty = (
+            keras.saving.deserialize_keras_object(penalty) if isinstance(penalty, dict) else penalty
+        )
+        super().__init__(self.penalty.factor)
         self.key = key
         self.kernels = kernels
         self.slices = dict(slices)
@@ -76,17 +77,17 @@ class CoupledPart(Penalty):
             return self._bind()(x)
         return self.factor * self._coupling.measure(self, ops.convert_to_tensor(x))
 
-    def __deepcopy__(self, memo: dict) -> "CoupledPart":
+    def __deepcopy__(self, memo: dict[int, Any]) -> "CoupledPart":
         """A part without kernels: a copy of a layer has no copies of the other layers."""
         return type(self)(**self._arguments())
 
-    def __reduce__(self) -> tuple:
+    def __reduce__(self) -> tuple[Any, ...]:
         return type(self), tuple(self._arguments().values())
 
     def __repr__(self) -> str:
         return f"CoupledPart({self.penalty!r}, of {self.kernels} kernels)"
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
         return {
             **self._arguments(),
@@ -101,9 +102,10 @@ class CoupledPart(Penalty):
     @property
     def active(self) -> bool:
         """Whether Keras calls the part: its kernel is being trained and still has it."""
-        return self._variable.trainable and self._variable.regularizer is self
+        variable = self._variable
+        return variable is not None and bool(variable.trainable) and variable.regularizer is self
 
-    def _arguments(self) -> dict:
+    def _arguments(self) -> dict[str, Any]:
         names = ("penalty", "key", "kernels", "slices")
         return {name: getattr(self, name) for name in names}
 
@@ -121,7 +123,8 @@ class CoupledPart(Penalty):
         for variable, part in zip(found, parts, strict=True):
             variable.regularizer = part
         _Coupling(self.penalty, parts, found)
-        return asked.regularizer
+        mine: CoupledPart = asked.regularizer
+        return mine
 
     def _part_of(self, variable: keras.Variable) -> "CoupledPart | None":
         """A part for one kernel of those that a config names; `None` if it does not name it."""
@@ -195,14 +198,14 @@ def _sums_of_squares(read: dict[int, Any], part: CoupledPart, axis: int) -> Any:
 
 
 def couple(
-    model: keras.Model, penalty: CouplingPenalty, layers: LayerSelection
+    model: keras.Model, penalty: object, layers: LayerSelection
 ) -> list[tuple[Weight, CoupledPart]]:
     """Divides a penalty over the model's coupled channels into a part for each kernel.
 
     Raises:
         ValueError: If the penalty cannot be coupled, or no channels can be seen.
     """
-    if not getattr(penalty, "couples", False):
+    if not isinstance(penalty, CouplingPenalty) or not penalty.couples:
         raise ValueError(
             "Invalid value for argument `regularizer`. With groups='coupled' the groups are those "
             "of the model's graph: expected a group penalty without `axis` and `pattern`, such as "
@@ -214,8 +217,8 @@ def couple(
     for number, group in enumerate(groups):
         if penalty.sides > 1 and not _has_kernels(group.consuming, kernels):
             continue  # nothing reads it: all its paths weigh nothing
-        for side, parts in enumerate((group.producing, group.consuming)):
-            for part in parts:
+        for side, found in enumerate((group.producing, group.consuming)):
+            for part in found:
                 kernel = kernels.get(id(part.variable))
                 if kernel is not None and kernel.is_kernel:
                     entry = (number, part.axis, part.indices.tolist(), side % penalty.sides)

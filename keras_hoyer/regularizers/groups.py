@@ -9,7 +9,7 @@ import keras
 import numpy as np
 from keras import ops
 
-from keras_hoyer.patterns import Block, Pattern
+from keras_hoyer.patterns import KernelPattern
 from keras_hoyer.regularizers.base import (
     TINY,
     Penalty,
@@ -46,13 +46,13 @@ class GroupPenalty(Penalty):
         self,
         factor: float = 1e-4,
         axis: int | tuple[int, ...] = -1,
-        pattern: Pattern | None = None,
+        pattern: KernelPattern | None = None,
     ) -> None:
         super().__init__(factor)
         self.axis = _checked_axis(axis)
         if isinstance(pattern, dict):
             pattern = keras.saving.deserialize_keras_object(pattern)
-        if pattern is not None and not isinstance(pattern, Block):
+        if pattern is not None and not getattr(pattern, "has_groups", False):
             raise ValueError(
                 "Invalid value for argument `pattern`. Expected `None` or a `patterns.Block`: "
                 "other patterns have no groups to take norms of. "
@@ -64,7 +64,7 @@ class GroupPenalty(Penalty):
                 "are numbered by axes, or they are the pattern's blocks. "
                 f"Received: axis={axis!r}, pattern={pattern!r}"
             )
-        self.pattern = pattern
+        self.pattern: Any = pattern  # one that has groups, see `Pattern.has_groups`
 
     @property
     def couples(self) -> bool:
@@ -125,7 +125,7 @@ class GroupPenalty(Penalty):
             )
         return shape, [tuple(i for i in range(rank) if i != axis) for axis in numbered]
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
         pattern = keras.saving.serialize_keras_object(self.pattern) if self.pattern else None
         return {**super().get_config(), "axis": self.axis, "pattern": pattern}
@@ -140,7 +140,7 @@ class _GroupRatio(GroupPenalty):
         self,
         factor: float = 1e-4,
         axis: int | tuple[int, ...] = -1,
-        pattern: Pattern | None = None,
+        pattern: KernelPattern | None = None,
         normalize: bool = False,
     ) -> None:
         super().__init__(factor, axis, pattern)
@@ -151,7 +151,7 @@ class _GroupRatio(GroupPenalty):
         value, slope, pull = ratio(ops.sum(norms), ops.sum(norms * norms), self.power)
         return value, slope * (1 - pull * norms)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
         return {**super().get_config(), "normalize": self.normalize}
 
@@ -278,7 +278,7 @@ def _group_measure(
     return with_gradient(x, evaluate, differentiate)
 
 
-def _sizes(x: Any, shape: tuple[int | None, ...]) -> tuple:
+def _sizes(x: Any, shape: tuple[int | None, ...]) -> tuple[Any, ...]:
     """The shape with the sizes of the leading axes that only the tensor knows."""
     known = ops.shape(x)
     return tuple(known[i] if size is None else size for i, size in enumerate(shape))
@@ -290,7 +290,7 @@ def _sums_of_squares(weights: Any, spans: list[tuple[int, ...]]) -> list[Any]:
         import jax  # noqa: PLC0415  (only where it is the backend)
 
         # One after the other: XLA on CPU makes sums over rows and columns one loop, which is slow.
-        sums = []
+        sums: list[Any] = []
         for span in spans:
             weights, sums = jax.lax.optimization_barrier((weights, sums))
             sums.append(ops.sum(ops.square(weights), span, keepdims=True))

@@ -2,7 +2,6 @@
 
 import functools
 import math
-from collections.abc import Callable
 from typing import Any
 
 import keras
@@ -53,7 +52,7 @@ class Hoyer(Penalty):
         """`L1 / L2`; 0 for a kernel that is all zero."""
         return _norm_ratio(x, 1, self.normalize)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
         return {**super().get_config(), "normalize": self.normalize}
 
@@ -89,7 +88,7 @@ class HoyerSquare(Penalty):
         """`L1**2 / L2**2`; 0 for a kernel that is all zero."""
         return _norm_ratio(x, 2, self.normalize)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
         return {**super().get_config(), "normalize": self.normalize}
 
@@ -160,7 +159,7 @@ class TransformedL1(Penalty):
 
         return with_gradient(x, evaluate, differentiate)
 
-    def get_config(self) -> dict:
+    def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
         return {**super().get_config(), "a": self.a}
 
@@ -207,7 +206,7 @@ def _signed_gradient(weights: Any, slope: Any, pull: Any) -> Any:
 
 
 @functools.cache
-def _fused_signed_gradient() -> Callable:
+def _fused_signed_gradient() -> Any:
     import tensorflow as tf  # noqa: PLC0415  (only where it is the backend)
 
     # TensorFlow runs each operation as a pass over memory of its own; XLA makes them one.

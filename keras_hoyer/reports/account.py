@@ -80,4 +80,6 @@ class Account:
 def _nonzero(kernel: Weight, axis: int) -> np.ndarray:
     """Which slices along an axis are not all zero."""
     values = kernel.read() != 0
-    return values.any(axis=tuple(i for i in range(values.ndim) if i != axis))
+    others = tuple(i for i in range(values.ndim) if i != axis)
+    alive: np.ndarray = values.any(axis=others)
+    return alive

@@ -4,15 +4,18 @@ import math
 import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_hoyer import measures
 from keras_hoyer._tables import html_lines, html_table, short_count, shorten, text_table
+from keras_hoyer.criteria import EffectiveNumber
 from keras_hoyer.masks import known_mask
+from keras_hoyer.plain import LayerSelection
 from keras_hoyer.reports.account import Account
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels
+from keras_hoyer.weights import Weight, find_kernels
 
 # What a line of the table is no longer than, and what names are not cut below for it.
 WIDTH, SHORTEST_NAME = 120, 20
@@ -78,6 +81,8 @@ class Report:
             with their kernels and within them. `None` if the model's graph cannot be seen.
         flops_left: Those without the channels whose weights are all zero.
         at_least: What the multiply-adds leave out, in words; empty if they are complete.
+        effective: Effective number of nonzero weights of all kernels together, by which
+            `criteria.EffectiveNumber` cuts them.
     """
 
     total: int
@@ -90,8 +95,9 @@ class Report:
     flops: int | None
     flops_left: int | None
     at_least: str = ""
+    effective: float = 0.0
 
-    def to_dict(self) -> dict:
+    def to_dict(self) -> dict[str, Any]:
         """Returns the report as a dictionary of JSON values."""
         return asdict(self)
 
@@ -109,7 +115,20 @@ class Report:
 
     def _notes(self) -> list[str]:
         """What the figures do not say."""
-        return [*self._notes_on_zeros(), *self._notes_on_channels()]
+        return [
+            *self._notes_on_zeros(),
+            *self._notes_on_effective_number(),
+            *self._notes_on_channels(),
+        ]
+
+    def _notes_on_effective_number(self) -> list[str]:
+        wanted = round(EffectiveNumber().ratio * self.effective)
+        if wanted >= self.nonzero:
+            return []
+        return [
+            f"`criteria.EffectiveNumber()` would cut {self.nonzero - wanted:,} more weights and "
+            f"keep {wanted:,}."
+        ]
 
     def _notes_on_channels(self) -> list[str]:
         reasons: dict[str, list[str]] = {}
@@ -160,6 +179,7 @@ class Report:
             "nonzero": number(self.nonzero),
             "sparsity": f"{self.sparsity:.2%}",
             "held": number(self.held),
+            "effective": number(round(self.effective)),
             "multiply-adds": "?" if self.flops is None else number(self.flops),
             "left": "?" if self.flops_left is None else number(self.flops_left),
         }
@@ -242,7 +262,7 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
     --------------------...
     out/kernel  3 x 2  ...    66.67%     0  0.764          2         1 of 2              6     2
     --------------------...
-    total              ...    66.67%     0                                               6     2
+    total              ...    66.67%     0                 2                             6     2
     4 zeros are not held: training can bring them back. `keep_zeros(model)` holds them.
     No channel can be removed from: out/kernel (fixed by the model's outputs).
     """
@@ -268,6 +288,7 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
         flops=rest + sum(kernel.flops or 0 for kernel in kernels) if account else None,
         flops_left=rest_left + sum(k.flops_left or 0 for k in kernels) if account else None,
         at_least=account.at_least if account else "",
+        effective=measures.effective_count_of(kernel.read() for kernel in found),
     )
 
 

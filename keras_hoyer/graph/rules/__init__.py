@@ -8,6 +8,7 @@ from keras_hoyer.graph.rules import (
     attention,
     convolution,
     embedding,
+    gathering,
     linear,
     merging,
     normalization,
@@ -15,12 +16,14 @@ from keras_hoyer.graph.rules import (
     pooling,
     recurrent,
     shaping,
+    wrappers,
 )
 
 __all__ = [
     "attention",
     "convolution",
     "embedding",
+    "gathering",
     "linear",
     "merging",
     "normalization",
@@ -28,4 +31,5 @@ __all__ = [
     "pooling",
     "recurrent",
     "shaping",
+    "wrappers",
 ]

@@ -1,5 +1,6 @@
 """How channels go through attention."""
 
+import dataclasses
 import functools
 import math
 from collections.abc import Callable, Sequence
@@ -8,12 +9,11 @@ from typing import Any
 import keras
 import numpy as np
 from keras import layers
-from keras.src.ops import nn as nn_ops
 
-from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer._keras import operations, projections
+from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     added_constants,
-    along,
     constants_of,
     linear_constants,
     only_zeros,
@@ -38,9 +38,9 @@ def _projection(
 ) -> np.ndarray | None:
     """A projection `(in, heads, width)`; returns the constants it gives, `(heads, width)`."""
     source = x.axes[-1]
-    graph.weight(dense._kernel, (source, heads, width), reads=(0,), uses=x.places(-1))
+    graph.weight(dense.kernel, (source, heads, width), reads=(0,), uses=x.places(-1))
     graph.weight(dense.bias, (heads, width))
-    values = graph.value(dense._kernel)
+    values = graph.value(dense.kernel)
     if values is None:
         return None
     shift = None if dense.bias is None else functools.partial(added_constants, values[None])
@@ -50,44 +50,83 @@ def _projection(
     )
 
 
+@dataclasses.dataclass(frozen=True, eq=False)
+class _Inside:
+    """The channels inside an attention layer.
+
+    Args:
+        heads: those of the query.
+        shared: those of key and value, each for as many heads of the query.
+        query: the width of a head in query and key.
+        value: the width of a head in the value.
+        out: what the output projection makes.
+    """
+
+    heads: Axis
+    shared: Axis
+    query: Axis
+    value: Axis
+    out: Axis | None
+
+
 def _attend(
     graph: ChannelGraph,
     layer: Any,
     query: Tensor,
     key: Tensor,
-    *,
-    scores: tuple[np.ndarray | None, np.ndarray | None],
-    content: np.ndarray | None,
-    heads: Axis,
-    query_width: Axis,
-    value_width: Axis,
-    out: Axis | None,
-) -> Axis | None:
-    """From the projected query, key and value to the output projection of an attention layer."""
-    dense = layer._output_dense
+    value: Tensor,
+    inside: _Inside,
+    scores: bool,
+) -> Tensor | tuple[Tensor, Tensor]:
+    """From query, key and value to what an attention layer gives."""
+    parts = projections(layer)
+    known = [
+        _projection(graph, parts[name], x, heads, width)
+        for name, x, heads, width in (
+            ("query", query, inside.heads, inside.query),
+            ("key", key, inside.shared, inside.query),
+            ("value", value, inside.shared, inside.value),
+        )
+    ]
+    if "gate" in parts:
+        _projection(graph, parts["gate"], query, inside.heads, inside.value)
     rows, columns = query.places(-1), [key.sizes[i] for i in _attended(layer, key)]
-    for width in (query_width, value_width):
-        graph.product(*rows, *columns, heads, width)
-    graph.weight(dense._kernel, (heads, value_width, out), reads=(0, 1), uses=rows)
-    graph.weight(dense.bias, (out,))
+    for width in (inside.query, inside.value):
+        graph.product(*rows, *columns, inside.heads, width)
 
     def scale(size: Callable) -> float:
         # The scores are divided by the root of the width.
-        return math.sqrt(size(query_width) / len(query_width))
+        return math.sqrt(size(inside.query) / len(inside.query))
 
-    graph.scale(layer._query_dense._kernel, scale)
-    graph.scale(layer._query_dense.bias, scale)
-    values = graph.value(dense._kernel)
+    graph.scale(parts["query"].kernel, scale)
+    graph.scale(parts["query"].bias, scale)
+    out = _output(graph, parts["output"], inside, rows, known)
+    width = parts["output"].kernel.shape[-1]
+    return _sequence_outputs(query, key, inside.heads, out, width=width, scores=scores)
+
+
+def _output(
+    graph: ChannelGraph,
+    dense: Any,
+    inside: _Inside,
+    rows: Sequence[Axis | int],
+    known: Sequence[np.ndarray | None],
+) -> Axis | None:
+    """The output projection; `known` are the constants of the projected query, key and value."""
+    heads, out = inside.heads, inside.out
+    graph.weight(dense.kernel, (heads, inside.value, out), reads=(0, 1), uses=rows)
+    graph.weight(dense.bias, (out,))
+    values = graph.value(dense.kernel)
     if values is None:
         return out
-    query, key = scores
+    query, key, content = (np.repeat(x, len(heads) // len(x), axis=0) for x in known)
     silent = (along(query, 1) == 0) | (along(key, 1) == 0)
-    graph.read(query_width.having(np.where(silent, 0, np.nan)))
+    graph.read(inside.query.having(np.where(silent, 0, np.nan)))
     content = np.where(content == 0, 0, np.nan)  # zeros stay zeros however they are averaged
     # Heads and widths are summed over together, so neither can count on the other to go.
     used = (values != 0) & (content != 0)[..., None]
     graph.read(heads.having(along(content, 0)), used, (None, out))
-    graph.read(value_width.having(along(content, 1)), used.swapaxes(0, 1), (None, out))
+    graph.read(inside.value.having(along(content, 1)), used.swapaxes(0, 1), (None, out))
     if out is None:
         return None
     flat = values.reshape(1, -1, values.shape[-1])
@@ -101,7 +140,7 @@ def _sequence_outputs(
     if not scores:
         return result
     shape = (query.shape[0], len(heads), *query.shape[1:-1], *key.shape[1:-1])
-    axes = (None, heads.having(np.nan), *(None for _ in shape[2:]))
+    axes = (None, heads.forget(), *(None for _ in shape[2:]))
     return result, Tensor(shape, axes)
 
 
@@ -127,54 +166,29 @@ def _multi_head_attention(
     **kwargs: Any,
 ) -> Any:
     key = value if key is None else key
-    heads = graph.channels(layer, "num_heads", layer._num_heads)
-    query_width = graph.channels(layer, "key_dim", layer._key_dim)
-    value_width = graph.channels(layer, "value_dim", layer._value_dim)
-    if keras.backend.backend() == "jax" and layer._key_dim == layer._value_dim:
-        # JAX's attention takes only values that are as wide as the keys.
-        graph.join(query_width, value_width)
-    _freeze_masked(graph, heads, attention_mask)
-    sources = [_rows(graph, x) for x in (query, key, value)]
-    width = layer._output_dense._kernel.shape[-1]
-    if len(layer._output_dense._kernel.shape) > 3:
+    kernel = projections(layer)["output"].kernel
+    if len(kernel.shape) > 3:
         return graph.opaque(layer, (query, key, value))
-    out = graph.channels(layer, "output", width)
+    heads = graph.channels(layer, "num_heads", layer.num_heads)
+    widths = [graph.channels(layer, n, getattr(layer, n)) for n in ("key_dim", "value_dim")]
+    if keras.backend.backend() == "jax" and layer.key_dim == layer.value_dim:
+        # JAX's attention takes only values that are as wide as the keys.
+        graph.join(*widths)
+    out = graph.channels(layer, "output", kernel.shape[-1])
+    inside = _Inside(heads, heads, *widths, out)
+    _freeze_masked(graph, heads, attention_mask)
+    source, *_ = [_rows(graph, x) for x in (query, key, value)]
 
     def update(size: Callable) -> dict:
-        changes = {
-            "num_heads": size(heads),
-            "key_dim": size(query_width),
-            "value_dim": size(value_width),
-        }
-        row = query.shape[-1] if sources[0] is None else size(sources[0])
-        if layer._output_shape or size(out) != row:
+        sizes = [size(axis) for axis in (heads, *widths)]
+        changes = dict(zip(("num_heads", "key_dim", "value_dim"), sizes, strict=True))
+        row = query.shape[-1] if source is None else size(source)
+        if layer.get_config()["output_shape"] or size(out) != row:
             changes["output_shape"] = (size(out),)
         return changes
 
     graph.resize(layer, update)
-    projected = [
-        _projection(graph, dense, x, heads, axis)
-        for dense, x, axis in (
-            (layer._query_dense, query, query_width),
-            (layer._key_dense, key, query_width),
-            (layer._value_dense, value, value_width),
-        )
-    ]
-    if getattr(layer, "_use_gate", False):
-        _projection(graph, layer._gate_dense, query, heads, value_width)
-    result = _attend(
-        graph,
-        layer,
-        query,
-        key,
-        scores=projected[:2],
-        content=projected[2],
-        heads=heads,
-        query_width=query_width,
-        value_width=value_width,
-        out=out,
-    )
-    return _sequence_outputs(query, key, heads, result, width=width, scores=return_attention_scores)
+    return _attend(graph, layer, query, key, value, inside, return_attention_scores)
 
 
 @rule(layers.GroupQueryAttention)
@@ -205,33 +219,8 @@ def _grouped_query_attention(
             "head_dim": size(width),
         },
     )
-    projected = [
-        _projection(graph, dense, x, axis, width)
-        for dense, x, axis in (
-            (layer._query_dense, query, heads),
-            (layer._key_dense, key, shared),
-            (layer._value_dense, value, shared),
-        )
-    ]
-    if getattr(layer, "use_gate", False):
-        _projection(graph, layer._gate_dense, query, heads, width)
-    if projected[0] is not None:
-        projected[1:] = [np.repeat(x, layer.num_repeats, axis=0) for x in projected[1:]]
-    result = _attend(
-        graph,
-        layer,
-        query,
-        key,
-        scores=projected[:2],
-        content=projected[2],
-        heads=heads,
-        query_width=width,
-        value_width=width,
-        out=out,
-    )
-    return _sequence_outputs(
-        query, key, heads, result, width=layer.feature_dim, scores=return_attention_scores
-    )
+    inside = _Inside(heads, shared, width, width, out)
+    return _attend(graph, layer, query, key, value, inside, return_attention_scores)
 
 
 @rule(layers.Attention, layers.AdditiveAttention)
@@ -270,7 +259,7 @@ def _attention(
 def _sum_of(axis: Axis | None, other: Axis | None) -> Axis | None:
     """The channels of `axis` with the constants of a sum of which no more than zeros is known."""
     if axis is None or other is None:
-        return None if axis is None else axis.having(np.nan)
+        return None if axis is None else axis.forget()
     return axis.having(np.where((axis.constants == 0) & (other.constants == 0), 0, np.nan))
 
 
@@ -284,7 +273,7 @@ def _product_of(axis: Axis | None, other: Axis | None) -> Axis | None:
     return axis.having(np.where(zero, 0, np.nan))
 
 
-@rule(nn_ops.DotProductAttention)
+@rule(*operations("DotProductAttention"))
 def _dot_product_attention(
     graph: ChannelGraph,
     operation: Any,

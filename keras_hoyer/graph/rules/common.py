@@ -22,10 +22,16 @@ def existing(module: Any, *names: str) -> list[type]:
     return [getattr(module, name) for name in names if hasattr(module, name)]
 
 
-def along(values: np.ndarray, axis: int) -> np.ndarray:
-    """The value of each slice along `axis` that has one value only, NaN for the others."""
-    rows = np.moveaxis(values, axis, 0).reshape(values.shape[axis], -1)
-    return np.where((rows == rows[:, :1]).all(axis=1), rows[:, 0], np.nan)
+def as_list(value: Any) -> list:
+    """The entries of a list or tuple; what is none is one entry."""
+    return list(value) if isinstance(value, (list, tuple)) else [value]
+
+
+def as_tensor(operand: Any) -> Tensor:
+    """An operand as a tensor: an array or a number has no channels."""
+    if isinstance(operand, Tensor):
+        return operand
+    return Tensor(operand.shape if hasattr(operand, "shape") else np.shape(operand))
 
 
 def only_zeros(axis: Axis | None) -> Axis | None:
@@ -73,7 +79,12 @@ def linear_constants(
 
 def forgetting(x: Tensor) -> Tensor:
     """The tensor with its channels, none of them known to be constant."""
-    return Tensor(x.shape, [a if a is None else a.having(np.nan) for a in x.axes])
+    return Tensor(x.shape, [a if a is None else a.forget() for a in x.axes])
+
+
+def zeros_of(x: Tensor) -> Tensor:
+    """The tensor with only its zeros known."""
+    return Tensor(x.shape, [only_zeros(axis) for axis in x.axes])
 
 
 def concatenated(axes: Sequence[Axis | None], sizes: Shape) -> Axis | None:

@@ -6,12 +6,15 @@ from typing import Any
 import numpy as np
 from keras import layers
 
+from keras_hoyer._keras import operations
 from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.rules.common import (
+    as_tensor,
     constants_of,
     image_channels,
     image_tensor,
     linear_constants,
+    only_zeros,
     output_places,
     rule,
 )
@@ -29,7 +32,7 @@ def _conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     out = graph.channels(layer, "filters", layer.filters)
     places = output_places(graph, index)
     if layer.groups == 1:
-        out = linear(graph, layer, layer._kernel, source, out, places, border=_padded(layer))
+        out = linear(graph, layer, layer.kernel, source, out, places, border=_padded(layer))
     else:
         out = _grouped(graph, layer, source, out, places)
     return image_tensor(layer, x, index, out, layer.filters)
@@ -48,11 +51,11 @@ def _grouped(
         fan_in = len(source) // layer.groups
         graph.merge(source, np.arange(len(source)) // fan_in)
         graph.join(source.take(slice(None, None, fan_in)), out.take(slice(None, None, width)))
-    window = (None,) * (len(layer._kernel.shape) - 1)
-    graph.weight(layer._kernel, (*window, out), uses=places)
+    window = (None,) * (len(layer.kernel.shape) - 1)
+    graph.weight(layer.kernel, (*window, out), uses=places)
     graph.weight(layer.bias, (out,))
     graph.resize(layer, lambda size: {"filters": size(out), "groups": max(size(out) // width, 1)})
-    values = graph.value(layer._kernel)
+    values = graph.value(layer.kernel)
     if values is not None:
         bias = graph.value(layer.bias)
         values = values.reshape(-1, *values.shape[-2:])
@@ -99,7 +102,7 @@ def _depthwise(
     graph.weight(bias, (out,))
     values = graph.value(kernel)
     if values is None:
-        return out.having(np.nan)
+        return out.forget()
     values = values.reshape(-1, channels * multiplier)
     constants = out.constants
     if _padded(layer):
@@ -125,3 +128,75 @@ def _separable_conv(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     out = graph.channels(layer, "filters", layer.filters)
     out = linear(graph, layer, layer.pointwise_kernel, between, out, places)
     return image_tensor(layer, x, index, out, layer.filters)
+
+
+@rule(*operations("Conv"))
+def _conv_operation(graph: ChannelGraph, operation: Any, x: Tensor, kernel: Any) -> Any:
+    kernel = as_tensor(kernel)
+    index, source = image_channels(graph, operation, x)
+    out = _multiplied(graph, operation, kernel, source, output_places(graph, index))
+    if kernel.shape[-2] != x.shape[index]:  # in groups
+        graph.freeze(source, out)
+    return image_tensor(operation, x, index, out, kernel.shape[-1])
+
+
+@rule(*operations("ConvTranspose"))
+def _conv_transpose_operation(
+    graph: ChannelGraph, operation: Any, x: Tensor, kernel: Any, **kwargs: Any
+) -> Any:
+    kernel = as_tensor(kernel)
+    index, source = image_channels(graph, operation, x)
+    out = _multiplied(graph, operation, kernel, source, x.places(index), swapped=True)
+    return image_tensor(operation, x, index, out, kernel.shape[-2])
+
+
+def _multiplied(
+    graph: ChannelGraph,
+    operation: Any,
+    kernel: Tensor,
+    source: Axis | None,
+    places: Sequence[Axis | int],
+    *,
+    swapped: bool = False,
+) -> Axis | None:
+    """The channels that a kernel `(*window, in, out)`, which may be a variable, makes of others."""
+    graph.freeze(*kernel.axes[:-2])
+    inside, out = kernel.axes[:-3:-1] if swapped else kernel.axes[-2:]
+    reads = kernel.rank - (1 if swapped else 2)
+    if inside is not None and source is not None and len(inside) != len(source):
+        graph.freeze(inside)
+    elif inside is not None or source is not None:
+        graph.join(source, inside)
+    known = [axis.constants == 0 for axis in (source, inside) if axis is not None]
+    if source is not None:
+        zero = np.logical_or.reduce([k for k in known if len(k) == len(source)])
+        graph.read(source.having(np.where(zero, 0, np.nan)))
+    _counted(graph, kernel, places, reads=(reads,))
+    return only_zeros(out)
+
+
+def _counted(
+    graph: ChannelGraph, kernel: Tensor, places: Sequence[Axis | int], reads: Sequence[int] = ()
+) -> None:
+    """Says how often a kernel is multiplied that may be a variable or come from one."""
+    if kernel.variable is not None:
+        graph.weight(kernel.variable, kernel.axes, reads=reads, uses=places)
+        return
+    pairs = zip(kernel.shape, kernel.axes, strict=True)
+    graph.product(*places, *(n if axis is None else axis for n, axis in pairs))
+
+
+@rule(*operations("DepthwiseConv"))
+def _depthwise_operation(graph: ChannelGraph, operation: Any, x: Tensor, kernel: Any) -> Tensor:
+    kernel = as_tensor(kernel)
+    index, source = image_channels(graph, operation, x)
+    graph.freeze(*kernel.axes[:-2], kernel.axes[-1])
+    axis = kernel.axes[-2]
+    joined = graph.join(source, axis) if kernel.shape[-2] > 1 else source
+    if joined is not None:
+        zero = [a.constants == 0 for a in (source, axis) if a is not None]
+        joined = joined.having(np.where(np.logical_or.reduce(zero), 0, np.nan))
+        joined = joined.repeat(kernel.shape[-1])
+    _counted(graph, kernel, output_places(graph, index))
+    width = x.shape[index] * kernel.shape[-1]
+    return image_tensor(operation, x, index, joined, width)

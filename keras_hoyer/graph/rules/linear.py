@@ -7,10 +7,9 @@ from typing import Any
 import numpy as np
 from keras import layers
 
-from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     added_constants,
-    along,
     constants_of,
     linear_constants,
     rule,
@@ -70,7 +69,7 @@ def _dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     out = graph.channels(layer, "units", layer.units)
     graph.freeze(*(x.axes[:-1] if graph.mixes(layer.activation) else ()))
     places = x.places(-1)
-    return x.replace(-1, linear(graph, layer, layer._kernel, x.axes[-1], out, places))
+    return x.replace(-1, linear(graph, layer, layer.kernel, x.axes[-1], out, places))
 
 
 @rule(layers.EinsumDense)
@@ -78,7 +77,7 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     source, weights, target = split_equation(layer.equation, x.rank)
     axes = dict(zip(source, x.axes, strict=True))
     sizes = dict(zip(source, x.shape, strict=True))
-    sizes.update(zip(weights, layer._kernel.shape, strict=True))
+    sizes.update(zip(weights, layer.kernel.shape, strict=True))
     summed = [letter for letter in weights if letter not in target]
     made = [letter for letter in weights if letter not in source]
     for letter in made:
@@ -88,7 +87,7 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     kernel_axes = [axes[letter] for letter in weights]
     places = x.places(*(i for i, letter in enumerate(source) if letter in weights))
     graph.weight(
-        layer._kernel,
+        layer.kernel,
         kernel_axes,
         reads=[weights.index(letter) for letter in summed],
         uses=places,
@@ -113,7 +112,7 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
         return {"output_shape": tuple(partial)}
 
     graph.resize(layer, update)
-    values = graph.value(layer._kernel)
+    values = graph.value(layer.kernel)
     if values is not None:
         plain = len(summed) == 1 and bias_letters == "".join(x for x in weights if x not in summed)
         plain = plain and layer.bias is not None
@@ -138,7 +137,7 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     for letter in made:
         axes[letter] = graph.activated(axes[letter], layer.activation)
     shape = [sizes[letter] for letter in target]
-    result = [axes[x] if x in made or axes[x] is None else axes[x].having(np.nan) for x in target]
+    result = [axes[x] if x in made or axes[x] is None else axes[x].forget() for x in target]
     return Tensor(shape, result)
 
 

@@ -1,16 +1,18 @@
 """How channels of several tensors are laid side by side or multiplied together."""
 
+import string
 from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.ops import numpy as numpy_ops
 
-from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer._keras import operations
+from keras_hoyer.graph.axes import Axis, Tensor, along
 from keras_hoyer.graph.rules.common import (
     Shape,
-    along,
+    as_list,
+    as_tensor,
     concatenated,
     constants_of,
     only_zeros,
@@ -19,10 +21,29 @@ from keras_hoyer.graph.rules.common import (
 from keras_hoyer.graph.walk import ChannelGraph
 
 
-@rule(layers.Concatenate, numpy_ops.Concatenate)
+@rule(layers.Concatenate, *operations("Concatenate"))
 def _concatenate(graph: ChannelGraph, operation: Any, inputs: Sequence[Any]) -> Tensor:
-    inputs = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in inputs]
-    index = operation.axis % inputs[0].rank
+    return _end_to_end(graph, inputs, operation.axis)
+
+
+@rule(*operations("Append"))
+def _append(graph: ChannelGraph, operation: Any, left: Any, right: Any) -> Any:
+    if operation.axis is None:
+        return graph.opaque(operation, [as_tensor(left), as_tensor(right)])
+    return _end_to_end(graph, [left, right], operation.axis)
+
+
+@rule(*operations("Hstack", "Vstack"))
+def _hstack(graph: ChannelGraph, operation: Any, inputs: Sequence[Any]) -> Any:
+    if as_tensor(inputs[0]).rank < 2:  # NumPy gives them another axis
+        return graph.opaque(operation, [as_tensor(x) for x in inputs])
+    return _end_to_end(graph, inputs, int(type(operation).__name__ == "Hstack"))
+
+
+def _end_to_end(graph: ChannelGraph, inputs: Sequence[Any], axis: int) -> Tensor:
+    """Tensors laid end to end along an axis."""
+    inputs = [as_tensor(x) for x in inputs]
+    index = axis % inputs[0].rank
     sizes = [x.shape[index] for x in inputs]
     shape = list(inputs[0].shape)
     axes: list[Axis | None] = []
@@ -44,9 +65,9 @@ def _shared(graph: ChannelGraph, axes: Sequence[Axis | None]) -> Axis | None:
     return axis.having(along(np.stack([constants_of(a, len(axis)) for a in axes]), 1))
 
 
-@rule(numpy_ops.Stack)
+@rule(*operations("Stack"))
 def _stack(graph: ChannelGraph, operation: Any, inputs: Sequence[Any]) -> Tensor:
-    inputs = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in inputs]
+    inputs = [as_tensor(x) for x in inputs]
     first = inputs[0]
     axes = [_shared(graph, [x.axes[i] for x in inputs]) for i in range(first.rank)]
     index = operation.axis % (first.rank + 1)
@@ -74,9 +95,9 @@ def _dot(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Any:
     return result
 
 
-@rule(numpy_ops.Einsum)
+@rule(*operations("Einsum"))
 def _einsum(graph: ChannelGraph, operation: Any, *operands: Any, **kwargs: Any) -> Any:
-    operands = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in operands]
+    operands = [as_tensor(x) for x in operands]
     letters, target = _spelled_out(operation.subscripts, [x.rank for x in operands])
     return _contracted(graph, operands, letters, target)
 
@@ -98,9 +119,9 @@ def _spelled_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
     return letters, target.replace("...", longest)
 
 
-@rule(numpy_ops.Matmul)
+@rule(*operations("Matmul"))
 def _matmul(graph: ChannelGraph, operation: Any, left: Any, right: Any) -> Any:
-    operands = [x if isinstance(x, Tensor) else Tensor(x.shape) for x in (left, right)]
+    operands = [as_tensor(x) for x in (left, right)]
     left, right = operands
     if min(left.rank, right.rank) < 2:
         return graph.opaque(operation, operands)
@@ -110,6 +131,34 @@ def _matmul(graph: ChannelGraph, operation: Any, left: Any, right: Any) -> Any:
         outer[rank - x.rank :] + ending for x, ending in zip(operands, ("xy", "yz"), strict=True)
     ]
     return _contracted(graph, operands, letters, outer + "xz")
+
+
+@rule(*operations("Dot"))
+def _dot_product(graph: ChannelGraph, operation: Any, left: Any, right: Any) -> Any:
+    left, right = as_tensor(left), as_tensor(right)
+    if min(left.rank, right.rank) < 1:
+        return graph.opaque(operation, [left, right])
+    return _summed_over(graph, left, right, [left.rank - 1], [max(right.rank - 2, 0)])
+
+
+@rule(*operations("Tensordot"))
+def _tensordot(graph: ChannelGraph, operation: Any, left: Any, right: Any) -> Tensor:
+    left, right, axes = as_tensor(left), as_tensor(right), operation.axes
+    if isinstance(axes, int):
+        axes = [range(left.rank - axes, left.rank), range(axes)]
+    one, two = (as_list(entry) if np.ndim(entry) == 0 else entry for entry in axes)
+    return _summed_over(graph, left, right, one, two)
+
+
+def _summed_over(
+    graph: ChannelGraph, left: Tensor, right: Tensor, one: Sequence[int], two: Sequence[int]
+) -> Tensor:
+    """The products of two tensors, summed over axes `one` of the left and `two` of the right."""
+    letters = [string.ascii_lowercase[: left.rank], string.ascii_uppercase[: right.rank]]
+    for i, j in zip(one, two, strict=True):
+        letters[1] = letters[1].replace(letters[1][j], letters[0][i])
+    target = "".join(x for x in "".join(letters) if (x in letters[0]) != (x in letters[1]))
+    return _contracted(graph, [left, right], letters, target)
 
 
 def _contracted(
@@ -134,8 +183,34 @@ def _contracted(
     # The first axis of the result is the batch.
     called = _letter_sizes([x.sizes for x in operands], letters)
     factors = [n if axes[x] is None else axes[x] for x, n in called.items() if x != target[:1]]
-    graph.product(*factors)
+    if not _with_kernel(graph, operands, letters, target, axes, called):
+        graph.product(*factors)
     return Tensor([sizes[name] for name in target], [axes[name] for name in target])
+
+
+def _with_kernel(
+    graph: ChannelGraph,
+    operands: Sequence[Tensor],
+    letters: Sequence[str],
+    target: str,
+    axes: dict[str, Axis | None],
+    sizes: dict[str, int | None],
+) -> bool:
+    """Says how a kernel is used, if one of the operands is a variable."""
+    kernels = [
+        (x, names) for x, names in zip(operands, letters, strict=True) if x.variable is not None
+    ]
+    if len(kernels) != 1:
+        return False
+    [(x, names)] = kernels
+    places = [name for name in sizes if name not in names and name != target[:1]]
+    graph.weight(
+        x.variable,
+        x.axes,
+        reads=[index for index, name in enumerate(names) if name not in target],
+        uses=[(sizes[name] or 1) if axes[name] is None else axes[name] for name in places],
+    )
+    return True
 
 
 def _letter_sizes(shapes: Sequence[Shape], letters: Sequence[str]) -> dict[str, int | None]:

@@ -6,10 +6,10 @@ from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.ops import nn as nn_ops
 
-from keras_hoyer.graph.axes import Tensor
-from keras_hoyer.graph.rules.common import along, existing, forgetting, only_zeros, rule
+from keras_hoyer._keras import operations
+from keras_hoyer.graph.axes import Tensor, along
+from keras_hoyer.graph.rules.common import as_list, forgetting, only_zeros, rule
 from keras_hoyer.graph.walk import ChannelGraph
 
 
@@ -63,32 +63,65 @@ def _group_normalization(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
 
 @rule(layers.RMSNormalization)
 def _rms_normalization(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
-    [index, *more] = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    axis = x.axes[index]
-    if more or axis is None:
+    [index, *more] = as_list(layer.axis)
+    if more:
         graph.freeze(*x.axes)
         return Tensor(x.shape)
-    graph.weight(layer.scale, (axis,))
+    return rms_normalized(graph, layer, x, layer.scale, index)
+
+
+def rms_normalized(
+    graph: ChannelGraph,
+    layer: Any,
+    x: Tensor,
+    scale: Any,
+    index: int = -1,
+    epsilon: str = "epsilon",
+) -> Tensor:
+    """A division by the root of the mean of the squares, and a product with a scale.
+
+    Args:
+        graph: the graph.
+        layer: the layer.
+        x: what is normalized.
+        scale: the variable that it is multiplied with, as it is.
+        index: the axis along which the mean is taken.
+        epsilon: the entry of the layer's config, and its attribute, that is added to the mean.
+    """
+    axis = x.axes[index]
+    if axis is None:
+        graph.freeze(*x.axes)
+        return Tensor(x.shape)
+    graph.weight(scale, (axis,))
     # A zero adds nothing to the sum of squares, but the mean divides by the width.
     graph.read(only_zeros(axis))
-    graph.scale(layer.scale, lambda size: math.sqrt(len(axis) / size(axis)))
-    graph.resize(layer, lambda size: {"epsilon": layer.epsilon * len(axis) / size(axis)})
+    graph.scale(scale, lambda size: math.sqrt(len(axis) / size(axis)))
+    graph.resize(layer, lambda size: {epsilon: getattr(layer, epsilon) * len(axis) / size(axis)})
     if graph.values:
-        zero = (axis.constants == 0) | (graph.value(layer.scale) == 0)
+        zero = (axis.constants == 0) | (graph.value(scale) == 0)
         return x.replace(index, axis.having(np.where(zero, 0, np.nan)))
+    return forgetting(x)
+
+
+@rule(*operations("RMSNorm", "LayerNorm"))
+def _normalizing_operation(
+    graph: ChannelGraph, operation: Any, x: Tensor, *operands: Any, **kwargs: Any
+) -> Tensor:
+    # No variable that belongs to the operation could take up a smaller width.
+    for operand in (*operands, *kwargs.values()):
+        graph.freeze(*(operand.axes if isinstance(operand, Tensor) else ()))
+    graph.freeze(*(x.axes[index] for index in as_list(operation.axis)))
     return forgetting(x)
 
 
 @rule(layers.UnitNormalization)
 def _unit_normalization(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    return _sum_of_squares(graph, x, axes)
+    return _sum_of_squares(graph, x, as_list(layer.axis))
 
 
-@rule(*existing(nn_ops, "Normalize"))
+@rule(*operations("Normalize"))
 def _normalize(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
-    axes = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
-    return _sum_of_squares(graph, x, axes)
+    return _sum_of_squares(graph, x, as_list(operation.axis))
 
 
 def _sum_of_squares(graph: ChannelGraph, x: Tensor, indices: Sequence[int]) -> Tensor:
@@ -102,6 +135,5 @@ def _sum_of_squares(graph: ChannelGraph, x: Tensor, indices: Sequence[int]) -> T
 @rule(layers.LayerNormalization)
 def _layer_normalization(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     # A zero channel moves the mean and the variance of the others: all of them have to stay.
-    indices = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    graph.freeze(*(x.axes[index] for index in indices))
+    graph.freeze(*(x.axes[index] for index in as_list(layer.axis)))
     return forgetting(x)

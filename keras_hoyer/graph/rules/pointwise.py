@@ -6,14 +6,16 @@ from typing import Any
 
 import numpy as np
 from keras import layers, ops, tree
-from keras.src.applications.convnext import LayerScale, StochasticDepth
-from keras.src.applications.inception_resnet_v2 import CustomScaleLayer
-from keras.src.ops import core as core_ops
-from keras.src.ops import nn as nn_ops
-from keras.src.ops import numpy as numpy_ops
 
+from keras_hoyer._keras import application_layers, operations
 from keras_hoyer.graph.axes import Axis, Tensor
-from keras_hoyer.graph.rules.common import constants_of, existing, forgetting, only_zeros, rule
+from keras_hoyer.graph.rules.common import (
+    as_list,
+    constants_of,
+    forgetting,
+    only_zeros,
+    rule,
+)
 from keras_hoyer.graph.walk import ChannelGraph
 
 
@@ -31,7 +33,7 @@ def _prelu(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     )
 
 
-@rule(LayerScale)
+@rule(*application_layers("convnext", "LayerScale"))
 def _layer_scale(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     axis = x.axes[-1]
     graph.weight(layer.gamma, (axis,))
@@ -44,7 +46,7 @@ def _layer_scale(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     return x.replace(-1, axis)
 
 
-@rule(layers.ActivityRegularization, layers.Identity, *existing(core_ops, "StopGradient", "Cast"))
+@rule(layers.ActivityRegularization, layers.Identity, *operations("StopGradient", "Cast"))
 def _unchanged(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     return x
 
@@ -55,7 +57,7 @@ def _unchanged(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     layers.SpatialDropout2D,
     layers.SpatialDropout3D,
     layers.GaussianDropout,
-    StochasticDepth,
+    *application_layers("convnext", "StochasticDepth"),
 )
 def _dropout(graph: ChannelGraph, layer: Any, x: Tensor, training: Any = None) -> Tensor:
     """A product with random numbers, where the call asks for them at any time."""
@@ -84,15 +86,18 @@ def _activation(graph: ChannelGraph, layer: Any, x: Tensor, **kwargs: Any) -> Te
     return Tensor(x.shape, [a if a is None else graph.activated(a, layer.activation) for a in axes])
 
 
-@rule(layers.Softmax, nn_ops.Softmax, nn_ops.LogSoftmax, *existing(nn_ops, "Sparsemax"))
+_SHARING = (layers.Softmax, *operations("Softmax"))
+
+
+@rule(layers.Softmax, *operations("Softmax", "LogSoftmax", "Sparsemax"))
 def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-    indices = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
+    indices = as_list(layer.axis)
     graph.freeze(*(x.axes if None in indices else [x.axes[index] for index in indices]))
     masks = [mask for mask in tree.flatten((args, kwargs)) if isinstance(mask, Tensor)]
     for mask in masks:
         graph.freeze(*_lined_up(x, mask), *mask.axes)
     sizes = [None if index is None else x.shape[index] for index in indices]
-    shares = isinstance(layer, (layers.Softmax, nn_ops.Softmax))
+    shares = isinstance(layer, _SHARING)
     if masks or graph.masked or None in sizes or not shares:
         return forgetting(x)
     # What is constant at all places that are compared gets an equal share of each.
@@ -113,8 +118,8 @@ def _lined_up(x: Tensor, other: Tensor) -> list[Axis | None]:
     return [axis for axis, n in pairs if n != 1]
 
 
-_ELEMENTWISE = existing(
-    numpy_ops,
+_PRODUCTS = (layers.Multiply, *operations("Multiply"))
+_ELEMENTWISE = operations(
     *("Add", "Subtract", "Multiply", "Divide", "TrueDivide", "Maximum", "Minimum", "Power"),
     *("Arctan2", "Mod", "FloorDivide", "Equal", "NotEqual", "Greater", "GreaterEqual", "Less"),
     *("LessEqual", "LogicalAnd", "LogicalOr", "LogicalXor", "Where", "SquaredDifference"),
@@ -124,7 +129,7 @@ _ELEMENTWISE = existing(
 
 @rule(*_ELEMENTWISE)
 def _elementwise(graph: ChannelGraph, operation: Any, *operands: Any) -> Tensor:
-    zero = isinstance(operation, numpy_ops.Multiply)
+    zero = isinstance(operation, _PRODUCTS)
     return _combined(graph, operands, operation.call, zero)
 
 
@@ -139,16 +144,27 @@ def _elementwise(graph: ChannelGraph, operation: Any, *operands: Any) -> Tensor:
 def _merge(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
     if len({x.rank for x in inputs}) > 1:
         return graph.opaque(layer, inputs)
-    zero = isinstance(layer, layers.Multiply)
-    result = _combined(graph, inputs, lambda *values: layer._merge_function(list(values)), zero)
+    zero = isinstance(layer, _PRODUCTS)
+    result = _combined(graph, inputs, lambda *values: layer.call(list(values)), zero)
     # What is masked of one operand is left out, or counts as one.
     own = isinstance(layer, (layers.Multiply, layers.Maximum, layers.Minimum))
     return forgetting(result) if own and graph.masked else result
 
 
-@rule(CustomScaleLayer)
+@rule(*application_layers("inception_resnet_v2", "CustomScaleLayer"))
 def _custom_scale(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
     return _combined(graph, inputs, lambda *values: layer.call(list(values)))
+
+
+@rule(*operations("Glu"))
+def _glu(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
+    """One half of an axis, as far as the other half lets it through."""
+    axis = x.axes[operation.axis]
+    if axis is None:
+        return Tensor(graph.output_sizes[0], forgetting(x).axes)
+    half = len(axis) // 2
+    graph.join(axis.take(slice(half)), axis.take(slice(half, None)))
+    return x.replace(operation.axis, only_zeros(axis.take(slice(half))))
 
 
 def _combined(

@@ -5,11 +5,10 @@ from typing import Any
 
 import numpy as np
 from keras import layers
-from keras.src.ops import core as core_ops
-from keras.src.ops import numpy as numpy_ops
 
+from keras_hoyer._keras import operations
 from keras_hoyer.graph.axes import Axis, Tensor
-from keras_hoyer.graph.rules.common import Shape, concatenated, rule, spec_of
+from keras_hoyer.graph.rules.common import Shape, as_list, concatenated, rule, spec_of
 from keras_hoyer.graph.walk import ChannelGraph
 
 
@@ -30,7 +29,7 @@ def _reshape_layer(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     return result
 
 
-@rule(numpy_ops.Reshape)
+@rule(*operations("Reshape"))
 def _reshape(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     result = _reshaped(graph, x, operation.compute_output_spec(spec_of(x)).shape)
     shape = operation.newshape
@@ -126,17 +125,17 @@ def _permute(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     return _reordered(x, (0, *layer.dims))
 
 
-@rule(numpy_ops.Transpose)
+@rule(*operations("Transpose"))
 def _transpose(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return _reordered(x, operation.axes or range(x.rank)[::-1])
 
 
-@rule(numpy_ops.Swapaxes)
+@rule(*operations("Swapaxes"))
 def _swapaxes(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return _reordered(x, np.swapaxes(_index_grid(x), operation.axis1, operation.axis2).shape)
 
 
-@rule(numpy_ops.Moveaxis)
+@rule(*operations("Moveaxis"))
 def _moveaxis(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     moved = np.moveaxis(_index_grid(x), operation.source, operation.destination)
     return _reordered(x, moved.shape)
@@ -147,9 +146,9 @@ def _index_grid(x: Tensor) -> np.ndarray:
     return np.broadcast_to(0, range(x.rank))
 
 
-@rule(numpy_ops.ExpandDims)
+@rule(*operations("ExpandDims"))
 def _expand_dims(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
-    indices = operation.axis if isinstance(operation.axis, (list, tuple)) else [operation.axis]
+    indices = as_list(operation.axis)
     rank = x.rank + len(indices)
     added = {index % rank for index in indices}
     rest = iter(zip(x.shape, x.axes, strict=True))
@@ -157,12 +156,12 @@ def _expand_dims(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return Tensor([n for n, _ in pairs], [axis for _, axis in pairs])
 
 
-@rule(numpy_ops.Squeeze)
+@rule(*operations("Squeeze"))
 def _squeeze(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     gone = operation.axis
     if gone is None:
         gone = [i for i, n in enumerate(x.shape) if n == 1]
-    gone = {index % x.rank for index in (gone if isinstance(gone, (list, tuple)) else [gone])}
+    gone = {index % x.rank for index in as_list(gone)}
     graph.freeze(*(x.axes[i] for i in gone))
     return _reordered(x, [i for i in range(x.rank) if i not in gone])
 
@@ -172,7 +171,7 @@ def _repeat_vector(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     return Tensor((x.shape[0], layer.n, x.shape[1]), (None, None, x.axes[1]))
 
 
-@rule(numpy_ops.Repeat)
+@rule(*operations("Repeat"))
 def _repeat(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
     if operation.axis is None or not isinstance(operation.repeats, int):
         return graph.opaque(operation, [x])
@@ -184,7 +183,7 @@ def _repeat(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
     return Tensor(shape, axes)
 
 
-@rule(numpy_ops.Tile)
+@rule(*operations("Tile"))
 def _tile(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
     repeats = operation.repeats
     repeats = [repeats] if isinstance(repeats, int) else list(repeats)
@@ -198,7 +197,7 @@ def _tile(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
     )
 
 
-@rule(numpy_ops.Flip)
+@rule(*operations("Flip"))
 def _flip(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     indices = range(x.rank) if operation.axis is None else np.atleast_1d(operation.axis) % x.rank
     flipped = [
@@ -208,7 +207,7 @@ def _flip(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return Tensor(x.shape, flipped)
 
 
-@rule(numpy_ops.BroadcastTo)
+@rule(*operations("BroadcastTo"))
 def _broadcast_to(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     shape = operation.shape
     axes: list[Axis | None] = [None] * (len(shape) - x.rank)
@@ -220,7 +219,7 @@ def _broadcast_to(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return Tensor(shape, axes)
 
 
-@rule(numpy_ops.Split)
+@rule(*operations("Split"))
 def _split(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
     index, where = operation.axis % x.rank, operation.indices_or_sections
     pieces = np.split(np.arange(x.shape[index] or 0), where)
@@ -245,7 +244,7 @@ def _split(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
     return results
 
 
-@rule(core_ops.Unstack)
+@rule(*operations("Unstack"))
 def _unstack(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
     index = operation.axis % x.rank
     graph.freeze(x.axes[index])
@@ -253,7 +252,7 @@ def _unstack(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
     return [_reordered(x, kept) for _ in graph.outputs]
 
 
-@rule(numpy_ops.GetItem)
+@rule(*operations("GetItem"))
 def _get_item(graph: ChannelGraph, operation: Any, x: Tensor, key: Any) -> Any:
     keys = list(key) if isinstance(key, tuple) else [key]
     if not all(k is None or k is Ellipsis or isinstance(k, (int, slice)) for k in keys):
@@ -294,7 +293,7 @@ def _get_item(graph: ChannelGraph, operation: Any, x: Tensor, key: Any) -> Any:
     return Tensor(operation.compute_output_spec(spec_of(x), key).shape, result)
 
 
-@rule(numpy_ops.Pad)
+@rule(*operations("Pad"))
 def _pad(graph: ChannelGraph, operation: Any, x: Tensor, constant_values: Any = None) -> Tensor:
     pairs = [tuple(p) for p in np.broadcast_to(operation.pad_width, (x.rank, 2)).tolist()]
     value = np.nan

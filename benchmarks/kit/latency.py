@@ -1,13 +1,13 @@
 """Times `.tflite` files against each other: one sample, by turns."""
 
-import math
-import os
-import time
 from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+
+from kit.results import rounded
+from kit.turns import PROCESSOR, by_turns
 
 # At least this long each file runs at a stretch, in seconds, after a call that brings its weights
 # back into the caches.
@@ -27,42 +27,23 @@ def compare_latencies(files: Mapping[str, Path], rounds: int = 150, threads: int
         `quartiles`, and `ratio_cpu` of the time of the processor, which other work
         on the machine hardly changes; beside them the load average before and after.
     """
-    load = os.getloadavg()[0]
-    names = list(files)
-    interpreters = [_loaded(files[name], threads) for name in names]
-    calls = []
-    for interpreter in interpreters:
-        interpreter.invoke()
-        start = time.perf_counter()
-        interpreter.invoke()
-        calls.append(math.ceil(STRETCH / (time.perf_counter() - start)))
-    times = np.empty((rounds, len(names), 2))
-    for number in range(rounds):
-        for column in range(len(names))[:: 1 if number % 2 else -1]:
-            invoke = interpreters[column].invoke
-            invoke()
-            start = time.perf_counter(), time.process_time()
-            for _ in range(calls[column]):
-                invoke()
-            end = time.perf_counter(), time.process_time()
-            times[number, column] = np.subtract(end, start) / calls[column]
-    ratios = times / times[:, :1]
+    actions = {name: _loaded(file, threads).invoke for name, file in files.items()}
+    times = by_turns(actions, rounds, stretch=STRETCH)
+    first = next(iter(files))
     by_name = {
         name: {
-            "milliseconds": round(1e3 * float(np.median(times[:, column, 0])), 5),
-            "ratio": round(float(np.median(ratios[:, column, 0])), 4),
-            "quartiles": np.percentile(ratios[:, column, 0], [25, 75]).round(4).tolist(),
-            "ratio_cpu": round(float(np.median(ratios[:, column, 1])), 4),
+            "milliseconds": rounded(1e3 * times.median(name), 5),
+            "ratio": rounded(times.ratio(name, first), 4),
+            "quartiles": rounded(times.quartiles(name, first), 4),
+            "ratio_cpu": rounded(times.ratio(name, first, PROCESSOR), 4),
         }
-        for column, name in enumerate(names)
+        for name in files
     }
-    loads = [round(each, 2) for each in (load, os.getloadavg()[0])]
-    runtime = {"ai-edge-litert": version("ai-edge-litert")}
     return {
         "rounds": rounds,
         "threads": threads,
-        "load_average": loads,
-        **runtime,
+        "load_average": list(times.load_average),
+        "ai-edge-litert": version("ai-edge-litert"),
         "files": by_name,
     }
 

@@ -1,0 +1,278 @@
+"""Prunes and shrinks tiny models of KerasHub and nets in the style of keras.io.
+
+    pip install keras-hub
+    KERAS_BACKEND=torch python benchmarks/keras_hub_models.py
+
+Each model has random weights and statistics. It is penalized, 40% of its channels are cut, and it
+is reported, shrunk, saved and loaded; the outputs of the smaller one are compared with those of the
+masked one on two batches, of two lengths where the model leaves them open. Then the masked model is
+saved and loaded, its zeros are kept anew, and it is trained for an epoch. A line is written for
+each model, so that a run can be stopped and resumed; the summary goes to
+`benchmarks/results/keras_hub.json`. KerasHub's tokenizers are not used, so
+`pip install --no-deps keras-hub` does where they cannot be installed but can be imported.
+"""
+
+import argparse
+import contextlib
+import gc
+import os
+import signal
+import tempfile
+import time
+import traceback
+import warnings
+from collections.abc import Callable, Iterator
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("KERAS_BACKEND", "tensorflow")
+
+import keras
+import numpy as np
+from keras import tree
+from kit.hub import BACKBONES, TASKS
+from kit.hub_nets import NETS
+from kit.machine import describe_machine
+from kit.results import FOLDER, append, read_lines, write
+
+import keras_hoyer as kh
+
+ROOT = Path(__file__).resolve().parents[1]
+SPARSITY, TOLERANCE = 0.4, 1e-4
+LENGTHS, SIDES = (6, 9), (64, 96)  # of what a model leaves open: sequences, images
+PATIENCE = 300  # seconds for a model
+
+KINDS = {"backbone": BACKBONES, "task": TASKS, "net": NETS}
+
+
+class TooSlow(Exception):
+    """A model took more than `PATIENCE` seconds."""
+
+
+def main() -> None:
+    """Examines what has no line yet, and writes the summary."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--models", nargs="*", help="names; all by default")
+    parser.add_argument("--uniform", action="store_true", help="keep equal blocks alike")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--lines", type=Path, default=ROOT / "out" / "keras_hub.jsonl")
+    parser.add_argument("--results", type=Path, default=FOLDER / "keras_hub.json")
+    args = parser.parse_args()
+    warnings.simplefilter("ignore")
+    backend = keras.backend.backend()
+    setting = {"backend": backend, "seed": args.seed, "uniform": args.uniform}
+
+    def lines() -> list[dict]:
+        return [x for x in read_lines(args.lines) if setting.items() <= x.items()]
+
+    done = {line["model"] for line in lines()}
+    for kind, makers in KINDS.items():
+        for name, make in makers.items():
+            if name in done or (args.models and name not in args.models):
+                continue
+            found = examine(make, args.seed, args.uniform)
+            append(args.lines, {**setting, "model": name, "kind": kind, **found})
+            print(name, {k: v for k, v in found.items() if k != "traceback"}, flush=True)
+            keras.backend.clear_session()
+            gc.collect()
+    write(
+        args.results,
+        {
+            "machine": describe_machine(),
+            "keras_hub": version("keras-hub"),
+            "keras_hoyer": kh.__version__,
+            **setting,
+            "sparsity": SPARSITY,
+            "models": lines(),
+        },
+    )
+
+
+def examine(make: Callable[[], Any], seed: int, uniform: bool) -> dict:
+    """What becomes of one model: figures, and where and how it failed if it did."""
+    found: dict[str, Any] = {}
+    started = time.perf_counter()
+    try:
+        with _patience(), tempfile.TemporaryDirectory() as folder:
+            _examine(make, seed, uniform, Path(folder), found)
+        found.pop("stage")
+    except Exception as error:
+        text = str(error).strip()[:600]
+        found["error"] = f"{type(error).__name__}: {text}"
+        found["traceback"] = traceback.format_exc(limit=-6)
+    found["seconds"] = round(time.perf_counter() - started, 1)
+    return found
+
+
+def _examine(make: Callable, seed: int, uniform: bool, folder: Path, found: dict) -> None:
+    def stage(name: str) -> None:
+        found["stage"] = name
+
+    stage("build")
+    keras.utils.set_random_seed(seed)
+    model = make()
+    randomize(model, seed)
+    batches = [make_inputs(model, seed, *sizes) for sizes in zip((3, 2), LENGTHS, SIDES, strict=True)]
+    outputs_of(model, batches[0])
+    stage("regularize")
+    kh.regularize(model, kh.HoyerSquare(1e-4))
+    stage("prune")
+    criterion = kh.criteria.TargetSparsity(SPARSITY, scope="layer")
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        kh.prune(model, criterion, kh.patterns.Channel(uniform=uniform))
+    stage("report")
+    report = kh.report(model)
+    found["zeros"] = round(report.sparsity, 4)
+    stage("outputs")
+    before = [outputs_of(model, batch) for batch in batches]
+    stage("shrink")
+    with warnings.catch_warnings(record=True) as more:
+        warnings.simplefilter("always")
+        small = kh.shrink(model)
+    found["said"] = [m for m in _messages(said + more) if "keras_hoyer" in m[1] or "hannels" in m[0]]
+    found["said"] = [text for text, _ in found["said"]]
+    tables, params = _sizes(model)
+    small_tables, small_params = _sizes(small)
+    found |= {"parameters": params, "smaller": small_params, "tables": tables}
+    found["lost"] = round(1 - (small_params - small_tables) / max(params - tables, 1), 4)
+    found["class"], found["small_class"] = type(model).__name__, type(small).__name__
+    stage("compare")
+    after = [outputs_of(small, batch) for batch in batches]
+    found["differences"] = [_difference(x, y) for x, y in zip(before, after, strict=True)]
+    stage("flops")
+    found["flops"] = sum(kh.count_flops(model).values())
+    found["smaller_flops"] = sum(kh.count_flops(small).values())
+    stage("save")
+    small.save(folder / "small.keras")
+    stage("load")
+    loaded = keras.models.load_model(folder / "small.keras")
+    found["loaded_difference"] = _difference(after[0], outputs_of(loaded, batches[0]))
+    stage("save masked")
+    model.save(folder / "masked.keras")
+    stage("load masked")
+    again = keras.models.load_model(folder / "masked.keras")
+    stage("keep zeros")
+    zeros = _zeros(model)
+    found["held"] = {"pruned": report.held, "loaded": kh.report(again).held}
+    kept = kh.keep_zeros(again)
+    found["held"]["kept"] = kept.held
+    stage("train")
+    _train(again, batches[0], seed)
+    found["zeros_kept"] = all((v == 0)[z].all() for v, z in zip(_values(again), zeros, strict=True))
+
+
+def randomize(model: keras.Model, seed: int) -> None:
+    """Weights as large as what keeps activations at one, and statistics and biases at random."""
+    generator = np.random.default_rng(seed)
+    for variable in model.weights:
+        if not keras.backend.is_float_dtype(variable.dtype):
+            continue
+        shape = tuple(variable.shape)
+        values = generator.normal(size=shape)
+        if "variance" in variable.path:
+            values = np.abs(values) + 0.5
+        elif len(shape) < 2 or variable.name in ("gamma", "scale"):
+            values = 0.3 * values + keras.ops.convert_to_numpy(variable)
+        else:
+            fan = np.prod(shape[:-1]) if shape[-1] > 1 else np.prod(shape[:-2])
+            values = values / np.sqrt(max(fan, 1))
+        variable.assign(values.astype("float32"))
+
+
+def make_inputs(model: keras.Model, seed: int, batch: int, length: int, side: int) -> Any:
+    """Inputs by the shapes that a model takes: numbers of tokens below its vocabulary, images."""
+    generator = np.random.default_rng([seed, batch])
+
+    def made(x: Any) -> np.ndarray:
+        shape = [batch if i == 0 else n for i, n in enumerate(x.shape)]
+        open_size = side if len(shape) == 4 else length
+        if "siglip" in type(model).__name__.lower():
+            open_size = 12  # its position table is added whole
+        if x.name.startswith("encoder") and "moonshine" in type(model).__name__.lower():
+            open_size = 500 * length  # samples of sound
+        shape = [open_size if n is None else n for n in shape]
+        if "mask" in x.name and "positions" not in x.name:
+            return np.ones(shape, x.dtype)
+        if "segment" in x.name:
+            return generator.integers(0, 2, shape).astype(x.dtype)
+        if "mask_positions" in x.name:
+            return generator.integers(0, length, (batch, 2)).astype(x.dtype)
+        if "indices" in x.name or "labels" in x.name:
+            return np.zeros(shape, x.dtype)
+        if keras.backend.is_float_dtype(x.dtype) and "token" not in x.name:
+            return generator.normal(size=shape).astype(x.dtype)
+        return generator.integers(1, 50, shape).astype(x.dtype)
+
+    return tree.map_structure(made, model.input)
+
+
+def outputs_of(model: keras.Model, batch: Any) -> list[np.ndarray]:
+    """The outputs, in a flat list."""
+    outputs = model(batch, training=False)
+    return [keras.ops.convert_to_numpy(y) for y in tree.flatten(outputs)]
+
+
+def _train(model: keras.Model, batch: Any, seed: int) -> None:
+    outputs = model(batch, training=False)
+    generator = np.random.default_rng(seed)
+    targets = tree.map_structure(lambda y: generator.normal(size=y.shape).astype("float32"), outputs)
+    losses = tree.map_structure(lambda y: "mse", outputs)
+    model.compile(
+        keras.optimizers.AdamW(1e-2), losses, run_eagerly=keras.backend.backend() == "torch"
+    )
+    model.fit(batch, targets, batch_size=3, epochs=1, verbose=0)
+
+
+def _values(model: keras.Model) -> list[np.ndarray]:
+    return [keras.ops.convert_to_numpy(weight.variable) for weight in kh.weights.find_weights(model)]
+
+
+def _zeros(model: keras.Model) -> list[np.ndarray]:
+    """Where the zeros are that are held."""
+    return [
+        values == 0 if weight.is_kernel else np.zeros(values.shape, bool)
+        for weight, values in zip(kh.weights.find_weights(model), _values(model), strict=True)
+    ]
+
+
+def _sizes(model: keras.Model) -> tuple[int, int]:
+    """The parameters in embedding tables, and all of them."""
+    tables = {
+        id(v): int(np.prod(v.shape))
+        for v in model.weights
+        if "embeddings" in v.name and "reverse" not in v.name
+    }
+    return sum(tables.values()), model.count_params()
+
+
+def _difference(one: list[np.ndarray], two: list[np.ndarray]) -> float:
+    """The largest difference, as a share of the largest output where that is more than one."""
+    pairs = [(x, y) for x, y in zip(one, two, strict=True) if x.size]
+    return max(
+        float(np.max(np.abs(x.astype("float64") - y)) / max(1.0, float(np.max(np.abs(x)))))
+        for x, y in pairs
+    )
+
+
+def _messages(said: list) -> list[tuple[str, str]]:
+    return [(str(w.message)[:600], w.filename) for w in said if w.category is UserWarning]
+
+
+@contextlib.contextmanager
+def _patience() -> Iterator[None]:
+    def stop(*_: Any) -> None:
+        raise TooSlow(f"more than {PATIENCE} seconds")
+
+    before = signal.signal(signal.SIGALRM, stop)
+    signal.alarm(PATIENCE)
+    try:
+        yield
+    finally:
+        signal.alarm(0)
+        signal.signal(signal.SIGALRM, before)
+
+
+if __name__ == "__main__":
+    main()

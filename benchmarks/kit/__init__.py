@@ -1,0 +1,1 @@
+"""What the benchmarks share: nets, timing by turns, files of results, tables."""

@@ -1,0 +1,247 @@
+"""Which way each layer without a rule goes: its own class, plain layers in its place, or neither.
+
+The same class is best: where its config can say the new sizes. Else the layers that it is made of
+take its place, if its calls show all that it does. Where neither works, what its config cannot say
+stays as it is, and the walk begins again.
+"""
+
+import dataclasses
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any
+
+import keras
+import numpy as np
+from keras import tree
+
+from keras_hoyer import _keras
+from keras_hoyer.graph.arguments import accepted
+from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.configs import resized_configs
+from keras_hoyer.graph.facts import title
+from keras_hoyer.graph.groups import Group
+from keras_hoyer.graph.opened import depends_on_training
+from keras_hoyer.graph.opening import as_function, call_on, has_graph
+from keras_hoyer.graph.remaking import config_of, made_from_config
+from keras_hoyer.graph.walk import ChannelGraph, Fixed
+
+# How many configs of a whole model are tried: each takes building the model.
+MOST_MODELS = 12
+
+Kind = tuple[int, ...]  # the roots of the channels of an axis
+
+
+@dataclasses.dataclass(eq=False)
+class Plan:
+    """What becomes of the layers without a rule that change.
+
+    Attributes:
+        whole: the entries of the model's own config that change, if its class is not one of Keras'
+            and can say all new sizes; else None.
+        updates: for each layer that keeps its class, by its id, the entries of its config that
+            change.
+        in_place: the ids of the layers in whose place plain ones are put.
+        fixed: the places whose channels have to stay, since no config can say how many are left: a
+            variable, one of its axes, and why.
+    """
+
+    whole: dict[str, Any] | None = None
+    updates: dict[int, dict[str, Any]] = dataclasses.field(default_factory=dict)
+    in_place: set[int] = dataclasses.field(default_factory=set)
+    fixed: list[Fixed] = dataclasses.field(default_factory=list)
+
+
+class Planner:
+    """Makes a `Plan`.
+
+    Args:
+        graph: the channels of the model.
+        removed: whether each root of the graph goes.
+        apart: the ids of the layers that are not looked at.
+        needs_bias: the axes whose constants a new bias has to take up, with their layers.
+    """
+
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        removed: np.ndarray,
+        apart: Iterable[int],
+        needs_bias: Iterable[tuple[Any, Axis]],
+    ) -> None:
+        self.graph = graph
+        self.removed = removed
+        self.apart = set(apart)
+        self.needs_bias = list(needs_bias)
+        self.plan = Plan()
+        self.seen: set[int] = set()
+        self.classes = {type(x).__name__: type(x) for x in _keras.all_of(graph.model)}
+
+    def make(self) -> Plan:
+        """The plan for the whole model."""
+        self.plan.whole = self.whole()
+        if self.plan.whole is None:
+            self.look_through(self.graph.function)
+        return self.plan
+
+    def look_through(self, function: Any) -> None:
+        """Plans for all layers of a graph."""
+        for node in self.graph.nodes(function):
+            operation = node.operation
+            if isinstance(operation, keras.Model) and has_graph(operation):
+                self.look_through(as_function(operation))
+            elif id(node) in self.graph.opened and id(operation) not in self.apart:
+                self._decide(node)
+
+    def whole(self) -> dict[str, Any] | None:
+        """The entries of the model's own config with which it has all new sizes."""
+        model = self.graph.model
+        if not _of_own_class(model) or self.needs_bias or not self.removed.any():
+            return None
+        weights = [self.graph.weights.get(id(v)) for v in model.weights]
+        axes = [axis for weight in weights if weight for axis in weight.axes if axis is not None]
+        cut = {self._kind(axis) for axis in axes}
+        sizes = dict.fromkeys((len(axis), self._left(axis)) for axis in axes)
+        for x in self.graph.function.inputs:
+            if any(self._left(axis) < len(axis) for axis in self.graph.tensors[id(x)].labelled):
+                return None
+        try:
+            config = model.get_config()
+        except Exception:  # the class has none
+            return None
+        expected = [self._shape_of(variable, cut) for variable in model.weights]
+        inputs = self.graph.function.inputs
+        for updates in resized_configs(config, sizes, MOST_MODELS):
+            try:
+                new = made_from_config(model, updates, self.classes)
+                if not new.built:
+                    call_on(new, [keras.KerasTensor(x.shape, x.dtype) for x in inputs], like=model)
+            except Exception:  # whatever a class makes of sizes that do not suit it
+                continue
+            if [tuple(variable.shape) for variable in new.weights] == expected:
+                return updates
+        return None
+
+    def _decide(self, node: Any) -> None:
+        layer, opened = node.operation, self.graph.opened[id(node)]
+        if id(layer) in self.seen:
+            if id(layer) in self.plan.in_place:
+                self.look_through(opened)
+            return
+        self.seen.add(id(layer))
+        kinds = self._kinds(node)
+        if not kinds:
+            return
+        inner = {id(part) for part in _keras.all_of(layer)}
+        without_bias = {self._kind(axis) for reader, axis in self.needs_bias if id(reader) in inner}
+        updates = None if without_bias else self._updates(node, set(kinds))
+        if updates is not None:
+            self.plan.updates[id(layer)] = updates
+            return
+        hidden = opened.hidden
+        if not hidden and depends_on_training(opened, node):
+            hidden = "it calls something else in training"
+        if not hidden:
+            self.plan.in_place.add(id(layer))
+            self.look_through(opened)
+            return
+        said: set[Kind] = set()
+        for kind in kinds:
+            if kind not in without_bias and self._updates(node, {*said, kind}) is not None:
+                said.add(kind)
+        why = f"the config of {title(layer)}, which does not say this size, while {hidden}"
+        for kind in kinds:
+            if kind not in said:
+                self.plan.fixed += [(*place, why) for place in kinds[kind]]
+
+    def _kinds(self, node: Any) -> dict[Kind, list[tuple[Any, int]]]:
+        """The channels that go in a layer, and the places where they lie; the most first."""
+        kinds: dict[Kind, list[tuple[Any, int]]] = {}
+        weights = [self.graph.weights.get(id(v)) for v in node.operation.weights]
+        for weight in filter(None, weights):
+            for index, axis in enumerate(weight.axes):
+                if axis is not None and self._left(axis) < len(axis):
+                    kinds.setdefault(self._kind(axis), []).append((weight.variable, index))
+        for axis in self._around(node):
+            if self._left(axis) < len(axis):
+                kinds.setdefault(self._kind(axis), [])
+        return dict(sorted(kinds.items(), key=lambda entry: -len(entry[1])))
+
+    def _kind(self, axis: Axis) -> Kind:
+        return tuple(self.graph.roots[axis.labels].tolist())
+
+    def _left(self, axis: Axis) -> int:
+        return int((~self.removed[self.graph.roots[axis.labels]]).sum())
+
+    def _around(self, node: Any) -> Iterator[Axis]:
+        """The axes of a call's inputs and outputs."""
+        for x in (*node.input_tensors, *node.outputs):
+            known = self.graph.tensors.get(id(x))
+            yield from known.labelled if known else ()
+
+    def _updates(self, node: Any, cut: set[Kind]) -> dict[str, Any] | None:
+        """The entries of the layer's config with which it has the sizes after a cut of these."""
+        layer = node.operation
+        config = config_of(layer)
+        if config is None:
+            return None
+        expected = [self._shape_of(variable, cut) for variable in layer.weights]
+        axes = [
+            axis
+            for weight in (self.graph.weights.get(id(v)) for v in layer.weights)
+            for axis in (weight.axes if weight else ())
+            if axis is not None and self._kind(axis) in cut
+        ]
+        sizes = dict.fromkeys((len(axis), self._left(axis)) for axis in axes)
+        args, kwargs = node.arguments.args, accepted(layer, node.arguments.kwargs)
+        args, kwargs = tree.map_structure(lambda x: self._smaller(x, cut), (args, kwargs))
+        for updates in resized_configs(config, sizes):
+            try:
+                new = made_from_config(layer, updates, self.classes)
+                new(*args, **kwargs)
+            except Exception:  # whatever a class makes of sizes that do not suit it
+                continue
+            if [tuple(variable.shape) for variable in new.weights] == expected:
+                return updates
+        return None
+
+    def _shape_of(self, variable: Any, cut: set[Kind]) -> tuple[int, ...]:
+        weight = self.graph.weights.get(id(variable))
+        axes = weight.axes if weight else (None,) * len(variable.shape)
+        return tuple(
+            n if axis is None or self._kind(axis) not in cut else self._left(axis)
+            for n, axis in zip(variable.shape, axes, strict=True)
+        )
+
+    def _smaller(self, x: Any, cut: set[Kind]) -> Any:
+        """A symbolic tensor of the shape that is left of one."""
+        if not isinstance(x, keras.KerasTensor):
+            return x
+        known = self.graph.tensors.get(id(x), Tensor(x.shape))
+        shape = [
+            n if axis is None or self._kind(axis) not in cut else self._left(axis)
+            for n, axis in zip(x.shape, known.axes, strict=True)
+        ]
+        return keras.KerasTensor(shape, x.dtype)
+
+
+def can_say_fewer(graph: ChannelGraph, groups: Sequence[Group]) -> bool:
+    """Whether the config of a model's own class can say that fewer of these channels are left.
+
+    Args:
+        graph: the channels of the model.
+        groups: channels of which the same number goes in each.
+    """
+    if not _of_own_class(graph.model):
+        return True
+    channels = groups[0].channels
+    for gone in dict.fromkeys((channels // 2, 1)):
+        removed = np.zeros(len(graph.roots), bool)
+        for group in groups:
+            removed[group.roots[:gone]] = True
+        if 0 < gone < channels and Planner(graph, removed, (), ()).whole() is not None:
+            return True
+    return False
+
+
+def _of_own_class(model: keras.Model) -> bool:
+    """Whether the class of a model says more than its graph does."""
+    return not type(model).__module__.startswith("keras.")
