@@ -165,7 +165,7 @@ def multi_head_attention(
     return_attention_scores: bool = False,
     **kwargs: Any,
 ) -> Any:
-    """Attention with heads of its own, also where a subclass adds arguments to the call."""
+    """Heads, and the widths of keys and values in each of them, are channels of the layer."""
     key = value if key is None else key
     kernel = projections(layer)["output"].kernel
     if len(kernel.shape) > 3:
