@@ -17,8 +17,8 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-import runs
-from machine import describe_machine
+from kit.machine import describe_machine
+from kit.results import append, done_before
 
 from keras_hoyer.glm import GroupGLM, group_path
 
@@ -113,7 +113,7 @@ def measure(run: Run) -> dict:
 
 def make_table(repetitions: int) -> None:
     """Makes the runs that have no line yet."""
-    done = runs.done_before(LINES, Run)
+    done = done_before(LINES, Run)
     machine = describe_machine()
     for correlation, seed, snr, penalty in itertools.product(
         (0.0, 0.5), range(repetitions), (3.0, 10.0), PENALTIES
@@ -121,7 +121,7 @@ def make_table(repetitions: int) -> None:
         run = Run("gaussian", penalty, snr, correlation, seed)
         if run not in done:
             line = {**dataclasses.asdict(run), **measure(run), "machine": machine}
-            runs.append(LINES, line)
+            append(LINES, line)
 
 
 def show() -> None:

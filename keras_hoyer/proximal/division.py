@@ -45,7 +45,7 @@ def apply(
     """
     if isinstance(strength, (int, float, str, np.number, type(None))):
         check_number("strength", strength, "a number, 0 or more", lambda value: value >= 0)
-    if pattern is not None and not isinstance(pattern, Block):
+    if pattern is not None and not getattr(pattern, "has_groups", False):
         raise ValueError(
             "Invalid value for argument `pattern`. Expected `None` or a `patterns.Block`: other "
             f"patterns have no groups to take norms of. Received: pattern={pattern!r}"
