@@ -1,43 +1,84 @@
 """Configs with other sizes: which entries of a layer's config are the widths that change."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
-# How many configs are tried: each takes building a layer.
-MOST = 64
+# The shapes of the weights of a layer.
+Shapes = list[tuple[int, ...]]
+
+# How many combinations of entries are tried: each takes building a layer.
+MOST = 8
 
 # How many times a width an entry may be: gated units say both halves in one number.
 TIMES = (2, 3, 4)
 
 
-def resized_configs(
-    config: dict[str, Any], sizes: Iterable[tuple[int, int]], most: int = MOST
-) -> Iterator[dict[str, Any]]:
-    """The config with some of its whole numbers changed, those with the fewest changes first.
+def find_updates(
+    config: dict[str, Any],
+    sizes: Iterable[tuple[int, int]],
+    expected: Shapes,
+    shapes_with: Callable[[dict[str, Any]], Shapes | None],
+) -> dict[str, Any] | None:
+    """The entries of a config with which a layer's weights have just the new shapes.
+
+    Each whole number that could be one of the widths is changed by itself first; those that bring
+    shapes nearer to the new ones, and no other shape away from them, are then changed together.
+    Where that is not it, some combinations are tried.
 
     Args:
         config: of a layer; entries inside lists and dicts count too.
         sizes: the widths that change: before and after.
-        most: how many are tried.
+        expected: the shapes of the weights.
+        shapes_with: the shapes of the weights of a layer that is made with some entries replaced,
+            or None if none can be made.
 
-    Yields:
-        The top-level entries that change, with their new values; first none.
+    Returns:
+        The top-level entries that change, with their new values, or None if there are none such.
     """
+    base = shapes_with({})
+    if base == expected:
+        return {}
     sizes = [(before, after) for before, after in sizes if before != after]
     options = {place: list(_resized(_at(config, place), sizes)) for place in _places(config)}
-    places = [place for place, found in options.items() if found]
-    choices = [[None, *options[place]] for place in places]
-    combinations = sorted(
-        itertools.islice(itertools.product(*choices), 4096),
-        key=lambda chosen: sum(n is not None for n in chosen),
-    )
-    for chosen in combinations[:most]:
-        changed = config
-        for place, size in zip(places, chosen, strict=True):
-            if size is not None:
-                changed = _put(changed, place, size)
-        yield {key: value for key, value in changed.items() if value is not config[key]}
+    options = {place: found for place, found in options.items() if found}
+    helpful: dict[tuple, int] = {}
+    for place, found in options.items():
+        for size in found:
+            shapes = shapes_with(_changed(config, {place: size}))
+            if shapes == expected:
+                return _changed(config, {place: size})
+            if base is not None and shapes is not None and _nearer(base, shapes, expected):
+                helpful.setdefault(place, size)
+    products = itertools.product(*([None, *found] for found in options.values()))
+    together = [
+        {place: size for place, size in zip(options, chosen, strict=True) if size is not None}
+        for chosen in itertools.islice(products, 4096)
+    ]
+    together = sorted((changes for changes in together if len(changes) > 1), key=len)[:MOST]
+    tries = [helpful, *together] if len(helpful) > 1 else together
+    for changes in tries:
+        updates = _changed(config, changes)
+        if shapes_with(updates) == expected:
+            return updates
+    return None
+
+
+def _nearer(base: Shapes, shapes: Shapes, expected: Shapes) -> bool:
+    """Whether shapes differ from those of before only where these are not the expected ones."""
+    if [len(shape) for shape in shapes] != [len(shape) for shape in expected]:
+        return False
+    sizes = zip(*(itertools.chain(*s) for s in (base, shapes, expected)), strict=True)
+    changed = [(after, wanted) for before, after, wanted in sizes if before != after]
+    return bool(changed) and all(after == wanted for after, wanted in changed)
+
+
+def _changed(config: dict[str, Any], changes: dict[tuple, int]) -> dict[str, Any]:
+    """The top-level entries of a config that change with the numbers at some places."""
+    changed = config
+    for place, size in changes.items():
+        changed = _put(changed, place, size)
+    return {key: value for key, value in changed.items() if value is not config[key]}
 
 
 def _resized(entry: int, sizes: Iterable[tuple[int, int]]) -> Iterator[int]:

@@ -13,7 +13,6 @@ from keras import tree
 
 from keras_hoyer._keras import all_of, calls_of, forgetting_calls, going_through, own_variables
 from keras_hoyer.graph.arguments import accepted
-from keras_hoyer.graph.registry import find_rule
 
 # What stands for open axes where a layer cannot be called on them; no layer has so many channels.
 BATCH, LENGTH = 2, 97
@@ -127,7 +126,7 @@ def _traced(layer: keras.Layer, args: tuple, kwargs: dict, sample: int | None) -
     args, kwargs = tree.map_structure(fresh, (args, kwargs))
     # Nothing that the layer assigns or adds to its losses is to stay.
     gone_through: list[keras.Layer] = [layer]
-    inside = [part for part in all_of(layer) if part is not layer and find_rule(part)[0] is None]
+    inside = [part for part in all_of(layer) if part is not layer]
     with (
         forgetting_calls(layer),
         going_through(inside, gone_through),

@@ -16,16 +16,14 @@ from keras import tree
 from keras_hoyer import _keras
 from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Tensor
-from keras_hoyer.graph.configs import resized_configs
+from keras_hoyer.graph.configs import Shapes, find_updates
 from keras_hoyer.graph.facts import title
 from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.opened import depends_on_training
 from keras_hoyer.graph.opening import as_function, call_on, has_graph
 from keras_hoyer.graph.remaking import comes_from_config, config_of, made_from_config
+from keras_hoyer.graph.undrawn import without_drawing
 from keras_hoyer.graph.walk import ChannelGraph, Fixed
-
-# How many configs of a whole model are tried: each takes building the model.
-MOST_MODELS = 12
 
 Kind = tuple[int, ...]  # the roots of the channels of an axis
 
@@ -73,6 +71,7 @@ class Planner:
         self.needs_bias = list(needs_bias)
         self.plan = Plan()
         self.seen: set[int] = set()
+        self._shapes: dict[tuple[Any, ...], Shapes | None] = {}
         self.classes = {type(x).__name__: type(x) for x in _keras.all_of(graph.model)}
 
     def make(self) -> Plan:
@@ -108,17 +107,20 @@ class Planner:
         except Exception:  # the class has none
             return None
         expected = [self._shape_of(variable, cut) for variable in model.weights]
-        inputs = self.graph.function.inputs
-        for updates in resized_configs(config, sizes, MOST_MODELS):
+        inputs = [keras.KerasTensor(x.shape, x.dtype) for x in self.graph.function.inputs]
+
+        def shapes_with(updates: dict[str, Any]) -> Shapes | None:
+            if not updates:  # the model as it is
+                return [tuple(variable.shape) for variable in model.weights]
             try:
                 new = made_from_config(model, updates, self.classes)
                 if not new.built:
-                    call_on(new, [keras.KerasTensor(x.shape, x.dtype) for x in inputs], like=model)
+                    call_on(new, inputs, like=model)
             except Exception:  # whatever a class makes of sizes that do not suit it
-                continue
-            if [tuple(variable.shape) for variable in new.weights] == expected:
-                return updates
-        return None
+                return None
+            return [tuple(variable.shape) for variable in new.weights]
+
+        return find_updates(config, sizes, expected, shapes_with)
 
     def _decide(self, node: Any) -> None:
         layer, opened = node.operation, self.graph.opened[id(node)]
@@ -197,15 +199,27 @@ class Planner:
         sizes = dict.fromkeys((len(axis), self._left(axis)) for axis in axes)
         args, kwargs = node.arguments.args, accepted(layer, node.arguments.kwargs)
         args, kwargs = tree.map_structure(lambda x: self._smaller(x, cut), (args, kwargs))
-        for updates in resized_configs(config, sizes):
-            try:
-                new = made_from_config(layer, updates, self.classes)
+        leaves = [x.shape for x in tree.flatten((args, kwargs)) if hasattr(x, "shape")]
+
+        def shapes_with(updates: dict[str, Any]) -> Shapes | None:
+            key = id(layer), repr(leaves), repr(updates)
+            if key not in self._shapes:
+                self._shapes[key] = self._shapes_of(layer, updates, args, kwargs)
+            return self._shapes[key]
+
+        return find_updates(config, sizes, expected, shapes_with)
+
+    def _shapes_of(
+        self, layer: keras.Layer, updates: dict[str, Any], args: tuple, kwargs: dict
+    ) -> Shapes | None:
+        """The shapes of the weights of a layer with other entries in its config."""
+        try:
+            new = made_from_config(layer, updates, self.classes)
+            with without_drawing(new):
                 new(*args, **kwargs)
-            except Exception:  # whatever a class makes of sizes that do not suit it
-                continue
-            if [tuple(variable.shape) for variable in new.weights] == expected:
-                return updates
-        return None
+        except Exception:  # whatever a class makes of sizes that do not suit it
+            return None
+        return [tuple(variable.shape) for variable in new.weights]
 
     def _shape_of(self, variable: Any, cut: set[Kind]) -> tuple[int, ...]:
         weight = self.graph.weights.get(id(variable))

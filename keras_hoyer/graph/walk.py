@@ -204,6 +204,9 @@ class ChannelGraph(Facts):
         given = self._given
         if self._layer is not None and not isinstance(operation, keras.Layer):
             args, kwargs = tree.map_structure(self._with_labels, (args, kwargs))
+        elif isinstance(operation, keras.Layer):
+            # Such as a token of the layer's own that another of its layers attends with.
+            args, kwargs = tree.map_structure(_without_value, (args, kwargs))
         taken = for_rule(operation, rule, args, kwargs)
         for name, value in taken.refused.items():
             if "mask" not in name and _tensors(value):
@@ -388,6 +391,11 @@ def _of_its_tensor(operation: Any, args: tuple, kwargs: dict) -> Callable:
         return call(*tree.map_structure(put, args), **tree.map_structure(put, kwargs))
 
     return function
+
+
+def _without_value(x: Any) -> Any:
+    """An array or variable as a tensor of its shape."""
+    return Tensor(x.shape) if ops.is_tensor(x) or isinstance(x, keras.Variable) else x
 
 
 def _is_adapted(operation: Any) -> bool:
