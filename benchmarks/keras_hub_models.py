@@ -113,7 +113,9 @@ def _examine(make: Callable, seed: int, uniform: bool, folder: Path, found: dict
     keras.utils.set_random_seed(seed)
     model = make()
     randomize(model, seed)
-    batches = [make_inputs(model, seed, *sizes) for sizes in zip((3, 2), LENGTHS, SIDES, strict=True)]
+    batches = [
+        make_inputs(model, seed, *sizes) for sizes in zip((3, 2), LENGTHS, SIDES, strict=True)
+    ]
     outputs_of(model, batches[0])
     stage("regularize")
     kh.regularize(model, kh.HoyerSquare(1e-4))
@@ -131,7 +133,9 @@ def _examine(make: Callable, seed: int, uniform: bool, folder: Path, found: dict
     with warnings.catch_warnings(record=True) as more:
         warnings.simplefilter("always")
         small = kh.shrink(model)
-    found["said"] = [m for m in _messages(said + more) if "keras_hoyer" in m[1] or "hannels" in m[0]]
+    found["said"] = [
+        m for m in _messages(said + more) if "keras_hoyer" in m[1] or "hannels" in m[0]
+    ]
     found["said"] = [text for text, _ in found["said"]]
     tables, params = _sizes(model)
     small_tables, small_params = _sizes(small)
@@ -217,7 +221,9 @@ def outputs_of(model: keras.Model, batch: Any) -> list[np.ndarray]:
 def _train(model: keras.Model, batch: Any, seed: int) -> None:
     outputs = model(batch, training=False)
     generator = np.random.default_rng(seed)
-    targets = tree.map_structure(lambda y: generator.normal(size=y.shape).astype("float32"), outputs)
+    targets = tree.map_structure(
+        lambda y: generator.normal(size=y.shape).astype("float32"), outputs
+    )
     losses = tree.map_structure(lambda y: "mse", outputs)
     model.compile(
         keras.optimizers.AdamW(1e-2), losses, run_eagerly=keras.backend.backend() == "torch"
@@ -226,7 +232,9 @@ def _train(model: keras.Model, batch: Any, seed: int) -> None:
 
 
 def _values(model: keras.Model) -> list[np.ndarray]:
-    return [keras.ops.convert_to_numpy(weight.variable) for weight in kh.weights.find_weights(model)]
+    return [
+        keras.ops.convert_to_numpy(weight.variable) for weight in kh.weights.find_weights(model)
+    ]
 
 
 def _zeros(model: keras.Model) -> list[np.ndarray]:

@@ -528,7 +528,10 @@ BACKBONES: dict[str, Callable[[], Any]] = {
         use_sliding_window_attention=True,
     ),
     "gemma3:text": _plain(
-        "Gemma3", **GEMMA3, use_query_key_norm=True, use_post_ffw_norm=True,
+        "Gemma3",
+        **GEMMA3,
+        use_query_key_norm=True,
+        use_post_ffw_norm=True,
         use_post_attention_norm=True,
     ),
     "gemma4:text": _plain("Gemma4", **GEMMA3),
@@ -739,9 +742,7 @@ TASKS: dict[str, Callable[[], Any]] = {
     "mistral_causal_lm": lambda: models.MistralCausalLM(_grouped("Mistral")()),
     "gemma_causal_lm": lambda: models.GemmaCausalLM(_grouped("Gemma", head_dim=4)()),
     "resnet_image_classifier": lambda: models.ResNetImageClassifier(_resnet(), num_classes=5),
-    "vit_image_classifier": lambda: models.ViTImageClassifier(
-        BACKBONES["vit"](), num_classes=5
-    ),
+    "vit_image_classifier": lambda: models.ViTImageClassifier(BACKBONES["vit"](), num_classes=5),
     "mobilenet_image_classifier": lambda: models.MobileNetImageClassifier(
         _mobilenet(), num_classes=5
     ),

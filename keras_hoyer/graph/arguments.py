@@ -22,13 +22,15 @@ class RuleArguments:
         refused: those that the rule does not take, by name.
     """
 
-    args: list = dataclasses.field(default_factory=list)
+    args: list[Any] = dataclasses.field(default_factory=list)
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     unnamed: dict[str, Any] = dataclasses.field(default_factory=dict)
     refused: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def for_rule(operation: Any, rule: Callable, args: tuple, kwargs: dict) -> RuleArguments:
+def for_rule(
+    operation: Any, rule: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> RuleArguments:
     """Hands a rule what it takes of the arguments that a layer or operation was called with.
 
     However the call was written, an argument is known by the name that `call` gives it. A rule
@@ -70,7 +72,7 @@ def for_rule(operation: Any, rule: Callable, args: tuple, kwargs: dict) -> RuleA
     return result
 
 
-def accepted(operation: Any, kwargs: dict) -> dict:
+def accepted(operation: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments without those, such as `training`, that Keras drops for a layer like this."""
     if not kwargs or not isinstance(operation, keras.Layer):
         return kwargs
@@ -82,7 +84,7 @@ def accepted(operation: Any, kwargs: dict) -> dict:
 
 
 def _given(
-    operation: Any, args: tuple, kwargs: dict
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Iterator[tuple[str | None, int | None, Any]]:
     """Each argument with the name and the place that it has in `call`."""
     signature = inspect.signature(operation.call)

@@ -29,7 +29,9 @@ class WrappedCall:
 
     is_input = False
 
-    def __init__(self, layer: keras.Layer, args: tuple, dtype: str, whole: str = "") -> None:
+    def __init__(
+        self, layer: keras.Layer, args: tuple[Any, ...], dtype: str, whole: str = ""
+    ) -> None:
         self.operation = layer
         self.arguments = _Arguments(
             tree.map_structure(lambda x: keras.KerasTensor(x.shape, dtype), args), {}
@@ -41,10 +43,10 @@ class WrappedCall:
 
 @dataclasses.dataclass(frozen=True)
 class _Arguments:
-    args: tuple
-    kwargs: dict
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
-    def fill_in(self, tensors: Mapping[int, Any]) -> tuple[tuple, dict]:
+    def fill_in(self, tensors: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with what stands for their tensors."""
         return tree.map_structure(lambda x: tensors.get(id(x), x), (self.args, self.kwargs))
 
@@ -159,7 +161,9 @@ class Calls:
         self.consuming = []
 
 
-def _output_specs(operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTensor]:
+def _output_specs(
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[keras.KerasTensor]:
     """What an operation gives for symbolic tensors, perhaps of other sizes than it was built for.
 
     A nested model refuses those itself, though it computes on them.

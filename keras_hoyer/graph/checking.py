@@ -212,7 +212,7 @@ def _follow(function: Any, inputs: Sequence[Any]) -> list[Any]:
     return [values[id(x)] for x in function.outputs]
 
 
-def _result(operation: Any, args: tuple, kwargs: dict) -> list[Any]:
+def _result(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """The flat outputs of a call in inference."""
     if isinstance(operation, keras.Model) and has_graph(operation):
         function = as_function(operation)

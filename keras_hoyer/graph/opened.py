@@ -111,7 +111,9 @@ def _kind(node: Any) -> Any:
     return id(operation) if isinstance(operation, keras.Layer) else type(operation)
 
 
-def _traced(layer: keras.Layer, args: tuple, kwargs: dict, sample: int | None) -> Opened:
+def _traced(
+    layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any], sample: int | None
+) -> Opened:
     known: dict[int, tuple[keras.KerasTensor, keras.KerasTensor]] = {}
 
     def fresh(x: Any) -> Any:

@@ -11,7 +11,7 @@ from keras import ops, tree
 from keras_hoyer.graph.axes import Tensor
 
 
-def works_on_each_element(function: Callable, shape: Iterable[int]) -> bool:
+def works_on_each_element(function: Callable[..., Any], shape: Iterable[int]) -> bool:
     """Whether each output depends on the input at its own place alone, and on no place.
 
     It is run on numbers of many sizes: in the shape, in another order, as one column, and with
@@ -52,7 +52,7 @@ def probe_shape(x: Tensor | None) -> tuple[int, ...]:
     return tuple(max(n or 3, 2) for n in (5, *sizes[1:]))
 
 
-def function_key(operation: Any, arguments: Any) -> tuple:
+def function_key(operation: Any, arguments: Any) -> tuple[Any, ...]:
     """Tells functions apart; layers and operations of Keras that are configured alike are one."""
     key = (id(operation), repr(arguments))
     own = not type(operation).__module__.startswith("keras.")
@@ -84,7 +84,11 @@ def _sample(x: Tensor, dtype: str, rng: np.random.Generator) -> Any:
 
 
 def probed_constants(
-    operation: Any, written: Any, args: tuple, kwargs: dict, outputs: Sequence[Tensor]
+    operation: Any,
+    written: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    outputs: Sequence[Tensor],
 ) -> list[Tensor]:
     """Finds by running a layer which channels stay constant under a rule that does not say so.
 
@@ -134,7 +138,7 @@ def probed_constants(
     return probed
 
 
-def _pairs(x: Tensor) -> Iterator[tuple]:
+def _pairs(x: Tensor) -> Iterator[tuple[Any, ...]]:
     return zip(x.shape, x.axes, strict=True)
 
 
@@ -146,7 +150,7 @@ def _numbers(rng: np.random.Generator, count: int, low: float, high: float) -> n
     return values.astype("float32")
 
 
-def _changed(rng: np.random.Generator, values: np.ndarray) -> Iterator[tuple]:
+def _changed(rng: np.random.Generator, values: np.ndarray) -> Iterator[tuple[Any, ...]]:
     """Which of the values are kept, two or a quarter of them, and all with the others replaced."""
     for share in (0, 0.25):
         kept = rng.random(values.size) < share
@@ -155,7 +159,7 @@ def _changed(rng: np.random.Generator, values: np.ndarray) -> Iterator[tuple]:
             yield kept, np.where(kept, values, others).astype("float32")
 
 
-def _run(function: Callable, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _run(function: Callable[..., Any], values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     result = function(ops.convert_to_tensor(values.reshape(shape)))
     if not ops.is_tensor(result) or tuple(result.shape) != shape:
         raise ValueError("The result is no tensor of the shape of the input.")

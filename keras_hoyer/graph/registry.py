@@ -3,12 +3,12 @@
 from collections.abc import Callable
 from typing import Any
 
-_RULES: dict[type, tuple[Callable, bool]] = {}
+_RULES: dict[type, tuple[Callable[..., Any], bool]] = {}
 
 
 def register_rule(
     *classes: type, follows_constants: bool = False
-) -> Callable[[Callable], Callable]:
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers how the channels go through a layer class of your own.
 
     The rule is called as the layer is, with a `Tensor` for each tensor, and returns a `Tensor` for
@@ -60,14 +60,14 @@ def register_rule(
                 f"Received: classes={classes}"
             )
 
-    def decorate(rule: Callable) -> Callable:
+    def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
         _RULES.update(dict.fromkeys(classes, (rule, follows_constants)))
         return rule
 
     return decorate
 
 
-def find_rule(operation: Any) -> tuple[Callable | None, bool]:
+def find_rule(operation: Any) -> tuple[Callable[..., Any] | None, bool]:
     """The rule of the class, or of a base class whose `call` and `build` it still has."""
     own = type(operation)
     for cls in own.__mro__:

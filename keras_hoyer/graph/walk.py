@@ -73,7 +73,7 @@ class ChannelGraph(Facts):
         self._layer: Any = None  # the opened layer whose code is gone through
         self._results: dict[int, list[Tensor]] = {}
         self._given: list[Tensor] = []
-        self._pointwise: dict[tuple, bool] = {}
+        self._pointwise: dict[tuple[Any, ...], bool] = {}
 
         self.function = as_function(model)
         outputs = self.walk(self.function, [Tensor(x.shape) for x in self.function.inputs])
@@ -129,7 +129,7 @@ class ChannelGraph(Facts):
         self._operation = outer
         return outputs
 
-    def _called(self, operation: Any, args: tuple, kwargs: dict) -> Any:
+    def _called(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = self._given = _tensors((args, kwargs))
         if isinstance(operation, keras.Model) and has_graph(operation):
             return self._nested(as_function(operation), args, kwargs)
@@ -182,7 +182,7 @@ class ChannelGraph(Facts):
                     axes[index] = None
         return Tensor(reference.shape, axes)
 
-    def _nested(self, function: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+    def _nested(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The outputs of a model in the model."""
         inputs, rest = nested_inputs(function, args, kwargs)
         self.freeze(*(axis for x in _tensors(rest) for axis in x.axes))
@@ -198,7 +198,12 @@ class ChannelGraph(Facts):
         return [Tensor(x.shape) for x in expected]
 
     def _ruled(
-        self, operation: Any, rule: Callable, follows: bool, args: tuple, kwargs: dict
+        self,
+        operation: Any,
+        rule: Callable[..., Any],
+        follows: bool,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """The outputs of a call, by a rule that may follow constants."""
         given = self._given
@@ -269,7 +274,7 @@ class ChannelGraph(Facts):
         self.calls.add_unknown(operation, self._given, why)
         return [Tensor(x.shape) for x in self.calls.node.outputs]
 
-    def pointwise(self, x: Tensor, function: Callable) -> Tensor:
+    def pointwise(self, x: Tensor, function: Callable[..., Any]) -> Tensor:
         """The tensor after a function of each element alone."""
         return Tensor(x.shape, [self._apply(axis, function) for axis in x.axes])
 
@@ -294,7 +299,7 @@ class ChannelGraph(Facts):
             self._pointwise[key] = works_on_each_element(call, probe_shape(x))
         return self._pointwise[key]
 
-    def activated(self, axis: Axis, activation: Callable | None) -> Axis:
+    def activated(self, axis: Axis, activation: Callable[..., Any] | None) -> Axis:
         """The axis after a layer's activation; one that mixes channels freezes them."""
         if activation is None or activation is keras.activations.linear:
             return axis
@@ -303,7 +308,7 @@ class ChannelGraph(Facts):
             return axis.having(np.nan)
         return self._apply(axis, activation)
 
-    def mixes(self, activation: Callable | None) -> bool:
+    def mixes(self, activation: Callable[..., Any] | None) -> bool:
         """Whether a layer's activation looks at several elements, as a softmax does."""
         return activation is not None and not self.is_pointwise(activation)
 
@@ -314,7 +319,7 @@ class ChannelGraph(Facts):
                 if one.shape[index] == two.shape[index]:
                     self.join(a, b)
 
-    def _apply(self, axis: Axis | None, function: Callable) -> Axis | None:
+    def _apply(self, axis: Axis | None, function: Callable[..., Any]) -> Axis | None:
         if axis is None or np.isnan(axis.constants).all():
             return axis
         known = ~np.isnan(axis.constants)
@@ -342,7 +347,7 @@ class ChannelGraph(Facts):
             for x in given:
                 self.freeze(*x.axes[: mask.rank])
 
-    def _check_outputs(self, node: Any, outputs: list) -> None:
+    def _check_outputs(self, node: Any, outputs: list[Any]) -> None:
         expected = [tuple(x.shape) for x in node.outputs]
         found = [_sizes(x) if isinstance(x, Tensor) else x for x in outputs]
         fits = len(found) == len(expected) and all(
@@ -362,7 +367,9 @@ def _sizes(x: Tensor) -> tuple[int | None, ...]:
     return tuple(n if a is None else len(a) for n, a in zip(x.shape, x.axes, strict=True))
 
 
-def _with_ranks(function: Any, size: Size, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+def _with_ranks(
+    function: Any, size: Size, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a nested model with the ranks that it gives them itself.
 
     Keras does not count on it when it works out the shapes inside.
@@ -376,7 +383,9 @@ def _tensors(value: Any) -> list[Tensor]:
     return [x for x in tree.flatten(value) if isinstance(x, Tensor)]
 
 
-def _of_its_tensor(operation: Any, args: tuple, kwargs: dict) -> Callable:
+def _of_its_tensor(
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Any]:
     """The operation, or plain function, as a function of the only tensor in its arguments."""
     call = getattr(operation, "call", operation)
     kwargs = accepted(operation, kwargs)

@@ -94,7 +94,7 @@ def _attend(
     for width in (inside.query, inside.value):
         graph.product(*rows, *columns, inside.heads, width)
 
-    def scale(size: Callable) -> float:
+    def scale(size: Callable[..., Any]) -> float:
         # The scores are divided by the root of the width.
         return math.sqrt(size(inside.query) / len(inside.query))
 
@@ -179,7 +179,7 @@ def _multi_head_attention(
     _freeze_masked(graph, heads, attention_mask)
     source, *_ = [_rows(graph, x) for x in (query, key, value)]
 
-    def update(size: Callable) -> dict:
+    def update(size: Callable[..., Any]) -> dict[str, Any]:
         sizes = [size(axis) for axis in (heads, *widths)]
         changes = dict(zip(("num_heads", "key_dim", "value_dim"), sizes, strict=True))
         row = query.shape[-1] if source is None else size(source)
@@ -298,7 +298,9 @@ def _dot_product_attention(
     left, right, content = (x.axes[3] for x in tensors)
     graph.read(_product_of(left, right))
 
-    def keep_scale(size: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def keep_scale(
+        size: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if size(width) == len(width) or kwargs.get("scale") is not None or len(args) > 5:
             return args, kwargs
         return args, {**kwargs, "scale": 1 / math.sqrt(len(width))}

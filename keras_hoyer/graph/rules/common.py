@@ -22,7 +22,7 @@ def existing(module: Any, *names: str) -> list[type]:
     return [getattr(module, name) for name in names if hasattr(module, name)]
 
 
-def as_list(value: Any) -> list:
+def as_list(value: Any) -> list[Any]:
     """The entries of a list or tuple; what is none is one entry."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 

@@ -40,7 +40,7 @@ def _roll(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
             last[index] = axis.take(slice(len(axis) - shift, None))
             rolled[index] = axis.take(np.roll(np.arange(len(axis)), shift))
 
-    def update(size: Callable) -> dict:
+    def update(size: Callable[..., Any]) -> dict[str, Any]:
         if all(size(x.axes[index]) == len(x.axes[index]) for index in last):
             return {}
         left = [n for n, i in pairs if i not in last] + [size(axis) for axis in last.values()]

@@ -103,7 +103,7 @@ def _einsum_dense(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
             ],
         )
 
-    def update(size: Callable) -> dict:
+    def update(size: Callable[..., Any]) -> dict[str, Any]:
         partial = list(layer.partial_output_shape)
         for number in range(1, len(partial) + 1):
             axis = axes[target[-number]]

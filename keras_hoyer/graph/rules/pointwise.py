@@ -168,7 +168,7 @@ def _glu(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
 
 
 def _combined(
-    graph: ChannelGraph, operands: Sequence[Any], function: Callable, zero: bool = False
+    graph: ChannelGraph, operands: Sequence[Any], function: Callable[..., Any], zero: bool = False
 ) -> Tensor:
     """The broadcast result of an operation on each element of several tensors.
 
@@ -203,7 +203,7 @@ def _column(x: Tensor, back: int, size: int) -> np.ndarray:
     return constants_of(axis if axis is None or len(axis) == size else None, size)
 
 
-def _computed(values: list, function: Callable, zero: bool, size: int) -> np.ndarray:
+def _computed(values: list[Any], function: Callable[..., Any], zero: bool, size: int) -> np.ndarray:
     known = [~np.isnan(v) for v in values if isinstance(v, np.ndarray)]
     every = np.logical_and.reduce(known)
     result = np.full(size, np.nan)

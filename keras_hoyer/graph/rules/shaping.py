@@ -38,7 +38,9 @@ def _reshape(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return result
 
 
-def _resized(shape: Shape, axes: Sequence[Axis | None], size: Callable) -> tuple:
+def _resized(
+    shape: Shape, axes: Sequence[Axis | None], size: Callable[..., Any]
+) -> tuple[Any, ...]:
     return tuple(
         n if axis is None or n is None or n < 0 else size(axis)
         for n, axis in zip(shape, axes, strict=True)
@@ -234,7 +236,7 @@ def _split(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
         results.append(Tensor(shape, axes))
     if axis is not None:
 
-        def update(size: Callable) -> dict:
+        def update(size: Callable[..., Any]) -> dict[str, Any]:
             sizes = [size(result.axes[index]) for result in results]
             if sizes == [len(piece) for piece in pieces]:
                 return {}
@@ -281,7 +283,9 @@ def _get_item(graph: ChannelGraph, operation: Any, x: Tensor, key: Any) -> Any:
         result.append(axis.take(entry))
     if cuts:
 
-        def change(size: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        def change(
+            size: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             changed = list(keys)
             for place, (skipped, kept) in cuts.items():
                 first = size(skipped)
@@ -319,7 +323,7 @@ def _pad(graph: ChannelGraph, operation: Any, x: Tensor, constant_values: Any = 
             parts = [ends[0], axes[index], ends[1]]
             axes[index] = concatenated(parts, [len(part) for part in parts])
 
-    def update(size: Callable) -> dict:
+    def update(size: Callable[..., Any]) -> dict[str, Any]:
         width = [list(pair) for pair in pairs]
         for index, ends in added.items():
             width[index] = [size(end) for end in ends]
