@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import keras
 import numpy as np
@@ -59,6 +59,12 @@ class Facts:
             if not optional:
                 self.axes.append(self._fresh[key])
         return self._fresh[key]
+
+    @overload
+    def join(self, first: Axis, /, *others: Axis | None) -> Axis: ...
+
+    @overload
+    def join(self, *axes: Axis | None) -> Axis | None: ...
 
     def join(self, *axes: Axis | None) -> Axis | None:
         """Says that the channels of several axes live and die together, index by index.
@@ -225,7 +231,8 @@ class Facts:
     @property
     def outputs(self) -> list[Any]:
         """The symbolic outputs of the call that is looked at."""
-        return self.calls.node.outputs
+        outputs: list[Any] = self.calls.node.outputs
+        return outputs
 
     def mark(self) -> tuple[int, int, int]:
         """How far the walk has come."""
@@ -251,7 +258,7 @@ class Facts:
 
     def resized_object(self, layer: Any, size: Size) -> dict[str, Any]:
         """A layer, serialized as part of its wrapper's config, with the sizes put in."""
-        serialized = keras.saving.serialize_keras_object(layer)
+        serialized: dict[str, Any] = keras.saving.serialize_keras_object(layer)
         serialized["config"].update(self.updates(layer, size))
         for name, part in self.parts.get(id(layer), {}).items():
             serialized["config"][name] = tree.map_structure(

@@ -63,7 +63,7 @@ def open_call(layer: keras.Layer, node: Any) -> Opened:
     """
     args, kwargs = node.arguments.args, accepted(layer, node.arguments.kwargs)
     tensors = [x for x in tree.flatten((args, kwargs)) if _is_symbolic(x)]
-    sizes = [None]
+    sizes: list[int | None] = [None]
     if any(None in x.shape for x in tensors):
         sizes.append(LENGTH)
     first: Exception | None = None

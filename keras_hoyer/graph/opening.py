@@ -153,7 +153,7 @@ def _spread(model: keras.Model, given: dict[str, Any]) -> tuple[tuple[Any, ...],
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         bound = inspect.BoundArguments(signature, given)
         return bound.args, bound.kwargs
-    more = kinds.get(inspect.Parameter.VAR_KEYWORD)
+    more = kinds.get(inspect.Parameter.VAR_KEYWORD, "")
     named = {name: value for name, value in given.items() if name != more}
     return (), {**named, **given.get(more, {})}
 

@@ -8,7 +8,7 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_hoyer.graph.axes import Tensor
+from keras_hoyer.graph.axes import Axis, Tensor
 
 
 def works_on_each_element(function: Callable[..., Any], shape: Iterable[int]) -> bool:
@@ -127,10 +127,10 @@ def probed_constants(
     for number, x in enumerate(outputs):
         axes = []
         for index, axis in enumerate(x.axes):
-            values = np.nan
+            values: np.ndarray | float = np.nan
             if axis is not None and draws:
-                rows = [np.moveaxis(d[number], index, 0).reshape(len(axis), -1) for d in draws]
-                rows = np.concatenate(rows, axis=1)
+                parts = [np.moveaxis(d[number], index, 0).reshape(len(axis), -1) for d in draws]
+                rows = np.concatenate(parts, axis=1)
                 still = (np.ptp(rows, axis=1) == 0) & np.isin(axis.labels, labels)
                 values = np.where(still, rows[:, 0], np.nan)
             axes.append(axis if axis is None else axis.having(values))
@@ -138,7 +138,7 @@ def probed_constants(
     return probed
 
 
-def _pairs(x: Tensor) -> Iterator[tuple[Any, ...]]:
+def _pairs(x: Tensor) -> Iterator[tuple[int | None, Axis | None]]:
     return zip(x.shape, x.axes, strict=True)
 
 
@@ -150,7 +150,9 @@ def _numbers(rng: np.random.Generator, count: int, low: float, high: float) -> n
     return values.astype("float32")
 
 
-def _changed(rng: np.random.Generator, values: np.ndarray) -> Iterator[tuple[Any, ...]]:
+def _changed(
+    rng: np.random.Generator, values: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Which of the values are kept, two or a quarter of them, and all with the others replaced."""
     for share in (0, 0.25):
         kept = rng.random(values.size) < share
@@ -163,7 +165,8 @@ def _run(function: Callable[..., Any], values: np.ndarray, shape: tuple[int, ...
     result = function(ops.convert_to_tensor(values.reshape(shape)))
     if not ops.is_tensor(result) or tuple(result.shape) != shape:
         raise ValueError("The result is no tensor of the shape of the input.")
-    return ops.convert_to_numpy(result).reshape(-1)
+    found: np.ndarray = ops.convert_to_numpy(result).reshape(-1)
+    return found
 
 
 def _same(one: np.ndarray, two: np.ndarray) -> bool:

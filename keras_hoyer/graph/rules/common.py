@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import keras
 import numpy as np
@@ -34,6 +34,14 @@ def as_tensor(operand: Any) -> Tensor:
     return Tensor(operand.shape if hasattr(operand, "shape") else np.shape(operand))
 
 
+@overload
+def only_zeros(axis: Axis) -> Axis: ...
+
+
+@overload
+def only_zeros(axis: Axis | None) -> Axis | None: ...
+
+
 def only_zeros(axis: Axis | None) -> Axis | None:
     """The axis with only its zeros known."""
     return None if axis is None else axis.having(np.where(axis.constants == 0, 0, np.nan))
@@ -46,7 +54,8 @@ def constants_of(axis: Axis | None, size: int) -> np.ndarray:
 
 def used_inputs(kernel: np.ndarray) -> np.ndarray:
     """Which outputs of a kernel `(taps, inputs, *outputs)` depend on which inputs."""
-    return kernel.any(axis=0)
+    used: np.ndarray = np.any(kernel, axis=0)
+    return used
 
 
 def added_constants(kernel: np.ndarray, constants: np.ndarray) -> np.ndarray:
@@ -112,7 +121,7 @@ def image_channels(graph: ChannelGraph, layer: Any, x: Tensor) -> tuple[int, Axi
     return index, x.axes[index]
 
 
-def image_tensor(layer: Any, x: Tensor, index: int, axis: Axis | None, width: int) -> Tensor:
+def image_tensor(layer: Any, x: Tensor, index: int, axis: Axis | None, width: int | None) -> Tensor:
     """The output of a windowed layer: its spatial sizes play no part."""
     axes: list[Axis | None] = [None] * x.rank
     axes[index] = axis
