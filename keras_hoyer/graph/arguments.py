@@ -7,8 +7,11 @@ from inspect import Parameter
 from typing import Any
 
 import keras
+import numpy as np
+from keras import tree
 
 from keras_hoyer._keras import context_arguments
+from keras_hoyer.graph.axes import Axis, Tensor
 
 
 @dataclasses.dataclass
@@ -70,6 +73,33 @@ def for_rule(
     result.args += rest
     result.kwargs = {**chosen, **result.unnamed}
     return result
+
+
+def all_labelled(value: Any) -> Any:
+    """A tensor with frozen channels for None, so that a user's rule need not ask for it."""
+    if not isinstance(value, Tensor):
+        return value
+    axes = [
+        Axis(np.zeros(n, "int64"), np.full(n, np.nan)) if axis is None and n is not None else axis
+        for axis, n in zip(value.axes, value.shape, strict=True)
+    ]
+    return Tensor(value.shape, axes)
+
+
+def of_its_tensor(
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Any]:
+    """The operation, or plain function, as a function of the only tensor in its arguments."""
+    call = getattr(operation, "call", operation)
+    kwargs = accepted(operation, kwargs)
+
+    def function(x: Any) -> Any:
+        def put(value: Any) -> Any:
+            return x if isinstance(value, Tensor) else value
+
+        return call(*tree.map_structure(put, args), **tree.map_structure(put, kwargs))
+
+    return function
 
 
 def accepted(operation: Any, kwargs: dict[str, Any]) -> dict[str, Any]:

@@ -76,7 +76,8 @@ class Builder:
 
     def kept(self, axis: Axis) -> np.ndarray:
         """Which channels of the axis are left."""
-        return ~self.removed[self.graph.roots[axis.labels]]
+        kept: np.ndarray = ~self.removed[self.graph.roots[axis.labels]]
+        return kept
 
     def size(self, axis: Axis) -> int:
         """How many channels of the axis are left."""

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_hoyer._keras import has_mask, input_structure, projections
-from keras_hoyer.graph.arguments import accepted, for_rule
+from keras_hoyer.graph.arguments import all_labelled, for_rule, of_its_tensor
 from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.calls import WrappedCall
 from keras_hoyer.graph.facts import Facts, Size, title
@@ -138,7 +138,7 @@ class ChannelGraph(Facts):
             return self._ruled(operation, rule, follows, args, kwargs)
         labelled = any(x.labelled for x in given)
         if labelled and len(given) == 1 and self.is_pointwise(operation, given[0], args, kwargs):
-            return self.pointwise(given[0], _of_its_tensor(operation, args, kwargs))
+            return self.pointwise(given[0], of_its_tensor(operation, args, kwargs))
         if rule is not None:
             return self.opaque(operation, given, " (with LoRA, or quantized)")
         if labelled or getattr(operation, "weights", None):
@@ -216,7 +216,7 @@ class ChannelGraph(Facts):
         self._freeze_masks({**taken.unnamed, **taken.refused}, given)
         arguments = (taken.args, taken.kwargs)
         if not follows:
-            arguments = tree.map_structure(_all_labelled, arguments)
+            arguments = tree.map_structure(all_labelled, arguments)
         result = rule(self, operation, *arguments[0], **arguments[1])
         outputs = tree.flatten(result)
         self._check_outputs(self.calls.node, outputs)
@@ -249,7 +249,7 @@ class ChannelGraph(Facts):
         pairs = zip(node.input_tensors, tree.flatten(args), strict=True)
         self.tensors.update((id(x), y) for x, y in pairs)
         with self.calls.wrapped(node, args, steps):
-            outputs = tree.flatten(self.call(layer, *args))
+            outputs: list[Tensor] = tree.flatten(self.call(layer, *args))
         self.tensors.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
         return outputs
 
@@ -276,7 +276,8 @@ class ChannelGraph(Facts):
 
     def pointwise(self, x: Tensor, function: Callable[..., Any]) -> Tensor:
         """The tensor after a function of each element alone."""
-        return Tensor(x.shape, [self._apply(axis, function) for axis in x.axes])
+        axes = [None if axis is None else self._apply(axis, function) for axis in x.axes]
+        return Tensor(x.shape, axes)
 
     def is_pointwise(
         self, operation: Any, x: Tensor | None = None, args: Any = None, kwargs: Any = None
@@ -295,7 +296,7 @@ class ChannelGraph(Facts):
         others = [v for v in tree.flatten((args, kwargs)) if not isinstance(v, Tensor)]
         key = (*function_key(operation, others), x and x.rank)
         if key not in self._pointwise:
-            call = _of_its_tensor(operation, args, kwargs)
+            call = of_its_tensor(operation, args, kwargs)
             self._pointwise[key] = works_on_each_element(call, probe_shape(x))
         return self._pointwise[key]
 
@@ -319,8 +320,8 @@ class ChannelGraph(Facts):
                 if one.shape[index] == two.shape[index]:
                     self.join(a, b)
 
-    def _apply(self, axis: Axis | None, function: Callable[..., Any]) -> Axis | None:
-        if axis is None or np.isnan(axis.constants).all():
+    def _apply(self, axis: Axis, function: Callable[..., Any]) -> Axis:
+        if np.isnan(axis.constants).all():
             return axis
         known = ~np.isnan(axis.constants)
         column = np.where(known, axis.constants, 0).astype("float32").reshape(-1, 1)
@@ -383,36 +384,9 @@ def _tensors(value: Any) -> list[Tensor]:
     return [x for x in tree.flatten(value) if isinstance(x, Tensor)]
 
 
-def _of_its_tensor(
-    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
-) -> Callable[..., Any]:
-    """The operation, or plain function, as a function of the only tensor in its arguments."""
-    call = getattr(operation, "call", operation)
-    kwargs = accepted(operation, kwargs)
-
-    def function(x: Any) -> Any:
-        def put(value: Any) -> Any:
-            return x if isinstance(value, Tensor) else value
-
-        return call(*tree.map_structure(put, args), **tree.map_structure(put, kwargs))
-
-    return function
-
-
 def _is_adapted(operation: Any) -> bool:
     """Whether the layer has other variables than those that its rule knows."""
     return any(
         getattr(part, "lora_enabled", False) or getattr(part, "quantization_mode", None)
         for part in (operation, *projections(operation).values())
     )
-
-
-def _all_labelled(x: Any) -> Any:
-    """The tensor with frozen channels for None, so that a user's rule need not ask for it."""
-    if not isinstance(x, Tensor):
-        return x
-    axes = [
-        Axis(np.zeros(n, "int64"), np.full(n, np.nan)) if axis is None and n is not None else axis
-        for axis, n in zip(x.axes, x.shape, strict=True)
-    ]
-    return Tensor(x.shape, axes)

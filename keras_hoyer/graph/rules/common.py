@@ -96,7 +96,7 @@ def zeros_of(x: Tensor) -> Tensor:
     return Tensor(x.shape, [only_zeros(axis) for axis in x.axes])
 
 
-def concatenated(axes: Sequence[Axis | None], sizes: Shape) -> Axis | None:
+def concatenated(axes: Sequence[Axis | None], sizes: Sequence[int]) -> Axis | None:
     """The axis of several laid end to end."""
     if all(axis is None for axis in axes):
         return None

@@ -42,7 +42,7 @@ def _layer_scale(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     graph.resize(layer, lambda size: {"projection_dim": size(axis)})
     if graph.values:
         gamma = graph.value(layer.gamma)
-        axis = axis.having(np.where(gamma == 0, 0, axis.constants * gamma))
+        return x.replace(-1, axis.having(np.where(gamma == 0, 0, axis.constants * gamma)))
     return x.replace(-1, axis)
 
 
@@ -101,7 +101,7 @@ def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: A
     if masks or graph.masked or None in sizes or not shares:
         return forgetting(x)
     # What is constant at all places that are compared gets an equal share of each.
-    share = 1 / math.prod(sizes)
+    share = 1 / math.prod(n for n in sizes if n is not None)
     compared = {index % x.rank for index in indices}
     known = [
         a
@@ -141,7 +141,7 @@ def _elementwise(graph: ChannelGraph, operation: Any, *operands: Any) -> Tensor:
     layers.Maximum,
     layers.Minimum,
 )
-def _merge(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _merge(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Any:
     if len({x.rank for x in inputs}) > 1:
         return graph.opaque(layer, inputs)
     zero = isinstance(layer, _PRODUCTS)

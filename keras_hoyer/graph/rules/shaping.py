@@ -39,9 +39,7 @@ def _reshape(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return result
 
 
-def _resized(
-    shape: Shape, axes: Sequence[Axis | None], size: Size
-) -> tuple[int | None, ...]:
+def _resized(shape: Shape, axes: Sequence[Axis | None], size: Size) -> tuple[int | None, ...]:
     return tuple(
         n if axis is None or n is None or n < 0 else size(axis)
         for n, axis in zip(shape, axes, strict=True)
