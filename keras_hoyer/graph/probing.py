@@ -99,29 +99,16 @@ def probed_constants(
         kwargs: the same by name.
         outputs: what the rule returned.
     """
-    given = tree.flatten((args, kwargs))
-    references = [None] * len(given)
-    if written is not None:
-        references = tree.flatten((written.args, written.kwargs))
-    dtypes = [getattr(reference, "dtype", "float32") for reference in references]
     constant = {
         label
-        for x in given
+        for x in tree.flatten((args, kwargs))
         if isinstance(x, Tensor)
         for axis in x.labelled
         for label in axis.labels[~np.isnan(axis.constants)]
     }
-    draws = []
+    draws: list[list[np.ndarray]] = []
     if operation is not None and constant:
-        for seed in range(3):
-            rng = np.random.default_rng(seed)
-            drawn = [
-                _sample(x, dtype, rng) if isinstance(x, Tensor) else x
-                for x, dtype in zip(given, dtypes, strict=True)
-            ]
-            drawn_args, drawn_kwargs = tree.pack_sequence_as((args, kwargs), drawn)
-            results = operation(*drawn_args, **drawn_kwargs)
-            draws.append([ops.convert_to_numpy(y) for y in tree.flatten(results)])
+        draws = [_drawn(operation, written, args, kwargs, seed) for seed in range(3)]
     labels = list(constant)
     probed = []
     for number, x in enumerate(outputs):
@@ -136,6 +123,25 @@ def probed_constants(
             axes.append(axis if axis is None else axis.having(values))
         probed.append(Tensor(x.shape, axes))
     return probed
+
+
+def _drawn(
+    operation: Any, written: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int
+) -> list[np.ndarray]:
+    """The outputs of a layer on random values for its tensors."""
+    given = tree.flatten((args, kwargs))
+    references = [None] * len(given)
+    if written is not None:
+        references = tree.flatten((written.args, written.kwargs))
+    dtypes = [getattr(reference, "dtype", "float32") for reference in references]
+    rng = np.random.default_rng(seed)
+    values = [
+        _sample(x, dtype, rng) if isinstance(x, Tensor) else x
+        for x, dtype in zip(given, dtypes, strict=True)
+    ]
+    drawn_args, drawn_kwargs = tree.pack_sequence_as((args, kwargs), values)
+    results = operation(*drawn_args, **drawn_kwargs)
+    return [ops.convert_to_numpy(y) for y in tree.flatten(results)]
 
 
 def _pairs(x: Tensor) -> Iterator[tuple[int | None, Axis | None]]:

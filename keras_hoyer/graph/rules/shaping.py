@@ -275,10 +275,7 @@ def _get_item(graph: ChannelGraph, operation: Any, x: Tensor, key: Any) -> Any:
     keys = list(key) if isinstance(key, tuple) else [key]
     if not all(k is None or k is Ellipsis or isinstance(k, (int, slice)) for k in keys):
         return graph.opaque(operation, [x])
-    count = sum(k is not None and k is not Ellipsis for k in keys)
-    fill = [slice(None)] * (x.rank - count)
-    at = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
-    keys = keys + fill if at is None else keys[:at] + fill + keys[at + 1 :]
+    keys = _filled(keys, x.rank)
     result: list[Axis | None] = []
     cuts: dict[int, tuple[Axis, Axis]] = {}
     index = 0
@@ -313,6 +310,14 @@ def _get_item(graph: ChannelGraph, operation: Any, x: Tensor, key: Any) -> Any:
 
         graph.rewrite(change)
     return Tensor(operation.compute_output_spec(spec_of(x), key).shape, result)
+
+
+def _filled(keys: list[Any], rank: int) -> list[Any]:
+    """The keys with a slice of everything for each axis that they do not name."""
+    count = sum(k is not None and k is not Ellipsis for k in keys)
+    fill = [slice(None)] * (rank - count)
+    at = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
+    return keys + fill if at is None else keys[:at] + fill + keys[at + 1 :]
 
 
 @rule(*operations("Pad"))
