@@ -153,17 +153,22 @@ def _examine(make: Callable, seed: int, uniform: bool, folder: Path, found: dict
     stage("load")
     loaded = keras.models.load_model(folder / "small.keras")
     found["loaded_difference"] = _difference(after[0], outputs_of(loaded, batches[0]))
-    stage("save masked")
+    _retrain(model, batches[0], seed, folder, found)
+
+
+def _retrain(model: keras.Model, batch: Any, seed: int, folder: Path, found: dict) -> None:
+    """Saves, loads and trains the masked model."""
+    found["stage"] = "save masked"
     model.save(folder / "masked.keras")
-    stage("load masked")
+    found["stage"] = "load masked"
     again = keras.models.load_model(folder / "masked.keras")
-    stage("keep zeros")
+    found["stage"] = "keep zeros"
     zeros = _zeros(model)
-    found["held"] = {"pruned": report.held, "loaded": kh.report(again).held}
+    found["held"] = {"pruned": kh.report(model).held, "loaded": kh.report(again).held}
     kept = kh.keep_zeros(again)
     found["held"]["kept"] = kept.held
-    stage("train")
-    _train(again, batches[0], seed)
+    found["stage"] = "train"
+    _train(again, batch, seed)
     found["zeros_kept"] = all((v == 0)[z].all() for v, z in zip(_values(again), zeros, strict=True))
 
 

@@ -2,8 +2,10 @@
 
 from keras_hoyer import callbacks as callbacks
 from keras_hoyer import criteria as criteria
+from keras_hoyer import glm as glm
 from keras_hoyer import measures as measures
 from keras_hoyer import patterns as patterns
+from keras_hoyer import proximal as proximal
 from keras_hoyer import schedules as schedules
 from keras_hoyer import scores as scores
 from keras_hoyer.attach import regularize as regularize
@@ -19,10 +21,16 @@ from keras_hoyer.graph.shrink import shrink as shrink
 from keras_hoyer.pruning import keep_zeros as keep_zeros
 from keras_hoyer.pruning import prune as prune
 from keras_hoyer.recalibration import recalibrate as recalibrate
+from keras_hoyer.regularizers import L1 as L1
 from keras_hoyer.regularizers import GroupHoyer as GroupHoyer
 from keras_hoyer.regularizers import GroupHoyerSquare as GroupHoyerSquare
 from keras_hoyer.regularizers import GroupLasso as GroupLasso
+from keras_hoyer.regularizers import GroupMCP as GroupMCP
+from keras_hoyer.regularizers import GroupSCAD as GroupSCAD
+from keras_hoyer.regularizers import GroupTransformedL1 as GroupTransformedL1
 from keras_hoyer.regularizers import Hoyer as Hoyer
 from keras_hoyer.regularizers import HoyerSquare as HoyerSquare
+from keras_hoyer.regularizers import PathNorm as PathNorm
+from keras_hoyer.regularizers import TotalVariation as TotalVariation
 from keras_hoyer.regularizers import TransformedL1 as TransformedL1
 from keras_hoyer.reports import report as report

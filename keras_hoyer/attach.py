@@ -10,7 +10,7 @@ from keras_hoyer._keras import all_of
 from keras_hoyer._literals import Groups
 from keras_hoyer.masks import KeepZeros
 from keras_hoyer.plain import LayerSelection
-from keras_hoyer.regularizers import GroupPenalty, Penalty
+from keras_hoyer.regularizers import Penalty
 from keras_hoyer.regularizers.coupled import couple, keep_in_configs
 from keras_hoyer.weights import (
     Weight,
@@ -48,8 +48,8 @@ def regularize(
             that make or read it, as `patterns.Channel` cuts it. Kernels that are frozen count in
             the norms of their groups; a group of frozen kernels alone is a constant and is left
             out. Of the losses of a single layer, or of a model that shares only some of the layers,
-            a group is part if the first of its kernels that is being trained is.
-            Defaults to `None`: each kernel has its own groups.
+            a group is part if the first of its kernels that is being trained is. Defaults to
+            `None`: each kernel has its own groups; but those of `PathNorm` are always coupled.
 
     Returns:
         The same model.
@@ -69,7 +69,8 @@ def regularize(
             f"as `{regularizer.__name__}(1e-4)`. Received: regularizer={regularizer!r}"
         )
     check_choice("groups", groups, (None, *get_args(Groups)))
-    parts = couple(model, regularizer, layers) if groups == "coupled" else []
+    coupled = groups == "coupled" or getattr(regularizer, "only_couples", False)
+    parts = couple(model, regularizer, layers) if coupled else []
     chosen: Sequence[tuple[Weight, Regularizer | None]]
     chosen = parts or _choose(model, regularizer, layers)
     _warn_of_changes(model, chosen)
@@ -187,8 +188,8 @@ def _check_penalty(kernel: Weight, penalty: object) -> None:
             "Invalid value for argument `regularizer`. Expected a function that returns a Keras "
             f"regularizer or `None`. Received {penalty!r} for layer '{kernel.layer.name}'."
         )
-    if isinstance(penalty, GroupPenalty):
+    if isinstance(penalty, Penalty):
         try:
-            penalty.spans(kernel.shape)
+            penalty.check_shape(kernel.shape)
         except ValueError as error:
             raise ValueError(f"The penalty does not fit kernel '{kernel.path}': {error}") from None

@@ -2,6 +2,7 @@
 
 import hypothesis
 import keras
+import numpy as np
 import pytest
 
 # No deadline: the first call of a backend's operation may take seconds.
@@ -16,3 +17,36 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("benchmark"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=keras.backend.backend() == "jax", scope="session")
+def _initial_weights_of_numpy():
+    """NumPy draws initial weights: JAX would compile a program for each shape that it draws."""
+    drawn = keras.initializers.VarianceScaling.__call__
+
+    def draw(self, shape, dtype=None):
+        if not isinstance(self.seed, int):
+            return drawn(self, shape, dtype)
+        fan_in, fan_out = fans(shape)
+        size = {"fan_in": fan_in, "fan_out": fan_out, "fan_avg": (fan_in + fan_out) / 2}[self.mode]
+        deviation = (self.scale / max(1.0, size)) ** 0.5
+        rng = np.random.default_rng(self.seed)
+        limit = 3**0.5 * deviation
+        values = (
+            rng.uniform(-limit, limit, shape)
+            if self.distribution == "uniform"
+            else rng.normal(0, deviation, shape)
+        )
+        return keras.ops.convert_to_tensor(values, dtype=dtype or keras.config.floatx())
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(keras.initializers.VarianceScaling, "__call__", draw)
+        yield
+
+
+def fans(shape):
+    """What goes into and out of a unit."""
+    if len(shape) < 2:
+        return (shape or (1,))[0], (shape or (1,))[0]
+    field = int(np.prod(shape[:-2]))
+    return field * shape[-2], field * shape[-1]

@@ -40,6 +40,8 @@ MEASURES = {
     kh.GroupHoyer: lambda norms: norms.sum() / np.sqrt((norms**2).sum()),
     kh.GroupHoyerSquare: lambda norms: norms.sum() ** 2 / (norms**2).sum(),
     kh.GroupLasso: lambda norms: norms.sum(),
+    kh.GroupMCP: lambda norms: np.where(norms < 3, norms - norms**2 / 6, 1.5).sum(),
+    kh.GroupTransformedL1: lambda norms: (2 * norms / (1 + norms)).sum(),
 }
 
 

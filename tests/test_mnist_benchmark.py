@@ -84,6 +84,13 @@ def noise_file(folder, count):
     return folder / "mnist.npz"
 
 
+@pytest.fixture(scope="module")
+def noise(tmp_path_factory):
+    """A small file as MNIST's, and a folder where runs find what others have trained."""
+    folder = tmp_path_factory.mktemp("noise")
+    return noise_file(folder, 5200), folder
+
+
 def test_the_protocols_hold_out_what_they_say(tmp_path):
     file = noise_file(tmp_path, 60_000)
     train, watch, test = mnist.load_data(file, "300-100", "ours")
@@ -92,10 +99,10 @@ def test_the_protocols_hold_out_what_they_say(tmp_path):
     assert (len(train[0]), len(watch[0])) == (60_000, 100)
 
 
-def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(tmp_path):
+def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(noise):
     options = {"penalty": "GroupHoyerSquare", "factor": 2e-4, "amount": 13_308}
     run = plans.Run("300-100", "ours", "blocks", **options, epochs=(1, 1, 2, 1))
-    pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
+    pipeline = mnist.Pipeline(run, *noise)
     pipeline.train_all()
     kept = 0
     for kernel in nets.kernels_of(pipeline.model):
@@ -106,10 +113,10 @@ def test_block_runs_cut_whole_blocks_and_keep_as_many_weights_as_asked_for(tmp_p
 
 
 @pytest.mark.parametrize("method", ["gradual", "once", "threshold"])
-def test_runs_keep_as_many_weights_as_asked_for(method, tmp_path):
+def test_runs_keep_as_many_weights_as_asked_for(method, noise):
     options = {"penalty": "HoyerSquare", "factor": 1e-4, "amount": 4630}
     run = plans.Run("300-100", "ours", method, **options, epochs=(1, 1, 2, 1))
-    pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
+    pipeline = mnist.Pipeline(run, *noise)
     pipeline.train_all()
     kernels = [keras.ops.convert_to_numpy(k) for k in nets.kernels_of(pipeline.model)]
     assert sum(np.count_nonzero(kernel) for kernel in kernels) == 4630
@@ -129,10 +136,10 @@ def test_the_threshold_s_rule_compares_weights_with_their_kernel_s_deviation():
     np.testing.assert_allclose(shares, 10_000 / 266_200, rtol=0.5)
 
 
-def test_channel_runs_end_with_a_small_net_that_fills_the_target(tmp_path):
+def test_channel_runs_end_with_a_small_net_that_fills_the_target(noise):
     options = {"penalty": "GroupHoyerSquare", "factor": 3e-4, "amount": 0.05}
     run = plans.Run("lenet-5", "ours", "channels", **options, epochs=(1, 1, 3, 1))
-    pipeline = mnist.Pipeline(run, noise_file(tmp_path, 5200), tmp_path)
+    pipeline = mnist.Pipeline(run, *noise)
     pipeline.train_all()
     first, second, flat, hidden = nets.live_widths(pipeline.model)
     kernels = [kernel.shape for kernel in nets.kernels_of(pipeline.model)]

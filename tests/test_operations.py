@@ -62,13 +62,14 @@ SEQUENCES = {
     "log of sums": lambda x: ops.logsumexp(x, axis=1),
     "average": lambda x: ops.average(x, axis=1),
     "moments": lambda x: ops.concatenate(ops.moments(x, axes=1), axis=-1),
-    "norm": lambda x: ops.norm(x, axis=1),
     "gate": ops.glu,
     "append": lambda x: ops.append(x, 2 * x, axis=1),
     "hstack": lambda x: ops.hstack([x, 2 * x]),
 }
+if keras.backend.backend() != "jax":  # Keras cannot call it there in a model
+    SEQUENCES["norm"] = lambda x: ops.norm(x, axis=1)
 IMAGES = {
-    "max pool": lambda x: ops.max_pool(x, 2),
+    "max pool": lambda x: ops.max_pool(x, 2, 2),
     "average pool": lambda x: ops.average_pool(x, 3, 2, padding="same"),
     "resize": lambda x: ops.image.resize(x, (9, 9)),
     "pixel shuffle": pixel_shuffle,

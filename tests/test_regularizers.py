@@ -25,7 +25,14 @@ settings = hypothesis.settings(
 )
 
 POWERS = {"Hoyer": 1, "HoyerSquare": 2, "GroupHoyer": 1, "GroupHoyerSquare": 2}
-GROUP_PENALTIES = (kh.GroupHoyer, kh.GroupHoyerSquare, kh.GroupLasso)
+GROUP_PENALTIES = (
+    kh.GroupHoyer,
+    kh.GroupHoyerSquare,
+    kh.GroupLasso,
+    kh.GroupMCP,
+    kh.GroupSCAD,
+    kh.GroupTransformedL1,
+)
 PENALTIES = [
     kh.Hoyer(1.0),
     kh.HoyerSquare(1.0),
@@ -34,6 +41,11 @@ PENALTIES = [
     kh.GroupHoyerSquare(1.0, pattern=kh.patterns.Block((4, 1))),
     kh.GroupLasso(1.0, axis=(0, 1)),
     kh.TransformedL1(1.0, a=0.5),
+    kh.L1(0.3),
+    kh.GroupMCP(1.0, threshold=0.8, gamma=2.5),
+    kh.GroupMCP(1.0, pattern=kh.patterns.Block((4, 1))),
+    kh.GroupSCAD(1.0, axis=(-2, -1), threshold=0.5),
+    kh.GroupTransformedL1(0.3, a=300.0),
 ]
 SCALE_INVARIANT = PENALTIES[:5]
 NON_SMOOTH_AT_ZERO = (kh.GroupHoyer, kh.GroupHoyerSquare, kh.GroupLasso)
@@ -44,13 +56,33 @@ each_penalty = pytest.mark.parametrize("penalty", PENALTIES, ids=repr)
 def of_magnitudes(penalty, magnitudes):
     """The penalty's formula for a list of magnitudes, or of the groups' norms."""
     total = sum(magnitudes)
-    if isinstance(penalty, kh.GroupLasso):
+    if isinstance(penalty, (kh.GroupLasso, kh.L1)):
         return total
-    if isinstance(penalty, kh.TransformedL1):
+    if isinstance(penalty, kh.GroupMCP):
+        return sum(integral(m, lambda t: penalty.threshold - t / penalty.gamma) for m in magnitudes)
+    if isinstance(penalty, kh.GroupSCAD):
+        knee, a = penalty.threshold, penalty.a
+        return sum(
+            integral(m, lambda t: np.minimum(knee, (a * knee - t) / (a - 1)), knots=[knee])
+            for m in magnitudes
+        )
+    if isinstance(penalty, (kh.TransformedL1, kh.GroupTransformedL1)):
         return sum((penalty.a + 1) * m / (penalty.a + m) for m in magnitudes)
     if total == 0:
         return 0.0
     return (total / np.sqrt(sum(m**2 for m in magnitudes))) ** POWERS[type(penalty).__name__]
+
+
+def integral(end, slope, knots=()):
+    """Of a slope that is linear between knots and 0 from where it would be negative."""
+    ends = [0.0, *(knot for knot in knots if knot < end), end]
+    total = 0.0
+    for low, high in itertools.pairwise(ends):
+        above, below = slope(low), slope(high)
+        if below < 0:
+            high, below = low + (high - low) * max(above, 0) / (max(above, 0) - below), 0.0
+        total += (high - low) * (max(above, 0) + below) / 2
+    return total
 
 
 def groups_of(penalty, shape):
@@ -144,7 +176,9 @@ def group_penalties_and_shapes(draw):
 
 @settings
 @hypothesis.given(
-    penalty=st.sampled_from([kh.Hoyer(0.3), kh.HoyerSquare(2.0), kh.TransformedL1(0.5, a=0.7)]),
+    penalty=st.sampled_from(
+        [kh.Hoyer(0.3), kh.HoyerSquare(2.0), kh.TransformedL1(0.5, a=0.7), kh.L1(2.0)]
+    ),
     shape=shapes(),
     seed=st.integers(0, 1000),
     zeros=st.sampled_from([0.0, 0.5]),
@@ -439,7 +473,8 @@ def test_weights_files_hold_no_penalty(tmp_path):
 
 @pytest.mark.parametrize("factor", [-1e-4, float("nan"), float("inf"), 1e39, "1", None, True])
 def test_a_factor_out_of_range_is_an_error(factor):
-    for make in (kh.Hoyer, kh.HoyerSquare, kh.TransformedL1, *GROUP_PENALTIES):
+    others = (kh.Hoyer, kh.HoyerSquare, kh.TransformedL1, kh.L1, kh.TotalVariation, kh.PathNorm)
+    for make in (*others, *GROUP_PENALTIES):
         with pytest.raises(ValueError, match="Invalid value for argument `factor`"):
             make(factor)
 
@@ -448,6 +483,22 @@ def test_a_factor_out_of_range_is_an_error(factor):
 def test_a_transformation_out_of_range_is_an_error(a):
     with pytest.raises(ValueError, match="Invalid value for argument `a`"):
         kh.TransformedL1(1.0, a=a)
+
+
+@pytest.mark.parametrize(
+    ("make", "name"),
+    [
+        (kh.GroupMCP, "threshold"),
+        (kh.GroupMCP, "gamma"),
+        (kh.GroupSCAD, "threshold"),
+        (kh.GroupSCAD, "a"),
+        (kh.GroupTransformedL1, "a"),
+    ],
+)
+@pytest.mark.parametrize("value", [0, -1.0, float("nan"), 1e20, "1"])
+def test_a_shape_of_a_concave_penalty_out_of_range_is_an_error(make, name, value):
+    with pytest.raises(ValueError, match=f"Invalid value for argument `{name}`"):
+        make(1.0, **{name: value})
 
 
 @pytest.mark.parametrize("axis", [(), (0, 0), 0.5, "0", True, None, (0, None)])
@@ -481,7 +532,7 @@ def test_a_block_that_does_not_divide_the_kernel_is_an_error(shape):
         kh.GroupHoyer(1.0, pattern=kh.patterns.Block((4, 1)))(np.ones(shape, "float32"))
 
 
-@each_penalty
+@pytest.mark.parametrize("penalty", [p for p in PENALTIES if not isinstance(p, kh.L1)], ids=repr)
 def test_second_derivatives_agree_with_differences_of_the_gradient(penalty):
     kernel = kernel_of((8, 3), zeros=0.0)
     direction = np.random.default_rng(1).normal(size=kernel.shape).astype("float32")
@@ -489,6 +540,11 @@ def test_second_derivatives_agree_with_differences_of_the_gradient(penalty):
     step = 1e-4 * direction.astype("float64")
     above, below = (expected_gradient(penalty, kernel + sign * step) for sign in (1, -1))
     assert_same_gradient(found, (above - below) / 2e-4, rtol=1e-3)
+
+
+def test_l1_has_no_second_derivative():
+    kernel = kernel_of((8, 3))
+    assert (hessian_product(kh.L1(0.3), kernel, np.ones_like(kernel)) == 0).all()
 
 
 @each_penalty
@@ -517,6 +573,8 @@ ACTIVITY = {
         kh.GroupHoyerSquare(0.1, axis=(-2, -1), normalize=True),
         kh.GroupHoyer(0.1, pattern=kh.patterns.Block((4,))),
         kh.GroupLasso(0.1),
+        kh.L1(0.1),
+        kh.GroupMCP(0.1),
     ],
     ids=repr,
 )

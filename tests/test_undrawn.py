@@ -64,7 +64,12 @@ def test_a_built_layer_and_a_failing_one_are_left_as_they_are():
 
 
 def test_initializers_that_are_not_random_are_asked():
-    layer = layers.Dense(3, kernel_initializer="ones", bias_initializer=lambda shape, dtype: 5)
+    layer = layers.Dense(
+        3,
+        kernel_initializer="ones",
+        bias_initializer=lambda shape, dtype: ops.full(shape, 5, dtype),
+    )
     with without_drawing(layer):
         layer(ops.ones((2, 4)))
     assert (to_numpy(layer.kernel) == 1).all()
+    assert (to_numpy(layer.bias) == 5).all()

@@ -21,7 +21,7 @@ from keras_hoyer.graph.facts import title
 from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.opened import depends_on_training
 from keras_hoyer.graph.opening import as_function, call_on, has_graph
-from keras_hoyer.graph.remaking import config_of, made_from_config
+from keras_hoyer.graph.remaking import comes_from_config, config_of, made_from_config
 from keras_hoyer.graph.walk import ChannelGraph, Fixed
 
 # How many configs of a whole model are tried: each takes building the model.
@@ -133,7 +133,8 @@ class Planner:
         inner = {id(part) for part in _keras.all_of(layer)}
         without_bias = {self._kind(axis) for reader, axis in self.needs_bias if id(reader) in inner}
         updates = None if without_bias else self._updates(node, set(kinds))
-        if updates is not None:
+        comes_back = comes_from_config(layer, self.classes)
+        if updates is not None and comes_back:
             self.plan.updates[id(layer)] = updates
             return
         hidden = opened.hidden
@@ -148,6 +149,9 @@ class Planner:
             if kind not in without_bias and self._updates(node, {*said, kind}) is not None:
                 said.add(kind)
         why = f"the config of {title(layer)}, which does not say this size, while {hidden}"
+        if len(said) == len(kinds) and not comes_back:
+            # Only a model of its own class could be saved with it.
+            said, why = set(), f"the config of {title(layer)}, which does not make it again"
         for kind in kinds:
             if kind not in said:
                 self.plan.fixed += [(*place, why) for place in kinds[kind]]

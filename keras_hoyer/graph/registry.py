@@ -1,9 +1,13 @@
 """Which rule describes which layer class."""
 
+import importlib
 from collections.abc import Callable
 from typing import Any
 
 _RULES: dict[type, tuple[Callable[..., Any], bool]] = {}
+
+# Rules for the layers of other packages, imported when the first of them is met.
+_LATER = {"keras_hub": "keras_hoyer.graph.rules.keras_hub"}
 
 
 def register_rule(
@@ -61,6 +65,8 @@ def register_rule(
             )
 
     def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
+        for cls in classes:
+            _import_rules(cls)  # so that a rule of the user's comes after them
         _RULES.update(dict.fromkeys(classes, (rule, follows_constants)))
         return rule
 
@@ -70,6 +76,7 @@ def register_rule(
 def find_rule(operation: Any) -> tuple[Callable[..., Any] | None, bool]:
     """The rule of the class, or of a base class whose `call` and `build` it still has."""
     own = type(operation)
+    _import_rules(own)
     for cls in own.__mro__:
         if own.call is not getattr(cls, "call", None):
             break
@@ -78,3 +85,10 @@ def find_rule(operation: Any) -> tuple[Callable[..., Any] | None, bool]:
         if cls in _RULES:
             return _RULES[cls]
     return None, False
+
+
+def _import_rules(own: type) -> None:
+    """Registers the rules for the package that a class, or one of its bases, comes from."""
+    if _LATER:
+        for package in {cls.__module__.partition(".")[0] for cls in own.__mro__} & _LATER.keys():
+            importlib.import_module(_LATER.pop(package))

@@ -1,5 +1,6 @@
 """Layers and operations made again from their configs, or from the arguments they still have."""
 
+import functools
 import inspect
 import types
 from typing import Any
@@ -25,6 +26,15 @@ def config_of(layer: Any) -> dict[str, Any] | None:
         return _arguments_of(layer)
 
 
+def comes_from_config(layer: Any, classes: dict[str, type]) -> bool:
+    """Whether the config of a layer makes it again, as loading a saved model has to."""
+    try:
+        _made_from_config(layer, {}, classes)
+    except Exception:  # whatever a class makes of its own config
+        return _arguments_of(layer) is not None
+    return True
+
+
 def made_from_config(old: Any, updates: dict[str, Any], classes: dict[str, type]) -> Any:
     """A layer or operation from the config of another, with some entries replaced.
 
@@ -39,7 +49,10 @@ def made_from_config(old: Any, updates: dict[str, Any], classes: dict[str, type]
         arguments = _arguments_of(old)
         if arguments is None or not updates.keys() <= arguments.keys():
             raise
-        return type(old)(**{**arguments, **updates})
+        new = type(old)(**{**arguments, **updates})
+        # So that a model that holds it can be saved and loaded, which its class would prevent.
+        object.__setattr__(new, "get_config", functools.partial(_arguments_of, new))
+        return new
 
 
 def _arguments_of(layer: Any) -> dict[str, Any] | None:

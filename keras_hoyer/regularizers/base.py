@@ -33,9 +33,20 @@ class Penalty(keras.regularizers.Regularizer):
     def __init__(self, factor: float = 1e-4) -> None:
         self.factor = checked_number("factor", factor, 0, 1e30)
 
+    # Whether its groups can only be the channels of a model's graph.
+    only_couples = False
+
+    @property
+    def couples(self) -> bool:
+        """Whether its groups may be the channels of a model's graph."""
+        return False
+
     def measure(self, x: Any) -> Any:
         """The penalty for `factor=1`: a scalar tensor, float32 (float64 for a float64 kernel)."""
         raise NotImplementedError
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises a `ValueError` if it is no penalty for a kernel of this shape."""
 
     def __call__(self, x: Any) -> Any:
         """Returns the penalty of a kernel, a scalar tensor."""

@@ -20,11 +20,15 @@ from keras_hoyer.graph import channel_groups
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.regularizers.base import Penalty
 from keras_hoyer.regularizers.groups import GroupPenalty
+from keras_hoyer.regularizers.paths import PathNorm
 from keras_hoyer.weights import Weight, find_kernels
 
-# Of a kernel, by its name within its layer: `(group, axis, indices)`, where `indices[c]` on `axis`
-# belong to channel `c` of the group.
-Slices = list[tuple[int, int, list[list[int]]]]
+CouplingPenalty = GroupPenalty | PathNorm
+
+# Of a kernel, by its name within its layer: `(group, axis, indices, side)`, where `indices[c]` on
+# `axis` belong to channel `c` of the group; the side is 1 where a penalty with two sides finds what
+# reads a channel, else 0.
+Slices = list[tuple[int, int, list[list[int]], int]]
 
 _ADVICE = (
     "Call `keras_hoyer.regularize(model, ..., groups='coupled')` on the model as it is now, or "
@@ -40,7 +44,7 @@ class CoupledPart(Penalty):
     that holds them all are read for the first time.
 
     Args:
-        penalty: The group penalty, whose measure is taken of each group's channel norms.
+        penalty: The penalty that couples, whose measure is taken of each group's channel norms.
         key: String that the parts of one penalty share.
         kernels: Int, how many kernels the penalty has.
         slices: Dict from a kernel's name within its layer to its slices. The parts of an attention
@@ -52,7 +56,7 @@ class CoupledPart(Penalty):
 
     def __init__(
         self,
-        penalty: GroupPenalty | dict[str, Any],
+        penalty: CouplingPenalty | dict[str, Any],
         key: str,
         kernels: int,
         slices: Mapping[str, Slices],
@@ -143,20 +147,21 @@ class _Coupling:
 
     def __init__(
         self,
-        penalty: GroupPenalty,
+        penalty: CouplingPenalty,
         parts: Sequence[CoupledPart],
         variables: Sequence[keras.Variable],
     ) -> None:
         self.penalty = penalty
-        self.groups: dict[int, list[tuple[CoupledPart, int, np.ndarray | None]]] = {}
+        self.groups: dict[int, list[tuple[CoupledPart, int, np.ndarray | None, int]]] = {}
         for part, variable in zip(parts, variables, strict=True):
             part.bind(variable, self)
             [slices] = part.slices.values()
-            for group, axis, indices in slices:
+            for group, axis, indices, *sides in slices:
                 size = variable.shape[axis]
                 whole = np.array_equal(np.ravel(indices), np.arange(size)) and len(indices) == size
                 table = None if whole else np.asarray(indices, "int32")
-                self.groups.setdefault(group, []).append((part, axis, table))
+                side = sides[0] if sides else 0  # files of version 0.1 have none
+                self.groups.setdefault(group, []).append((part, axis, table, side))
 
     def measure(self, speaker: CoupledPart, weights: Any) -> Any:
         """The measure of the groups whose first active part is `speaker`, a float32 scalar.
@@ -169,17 +174,17 @@ class _Coupling:
         read: dict[int, Any] = {id(speaker): weights}
         sums: dict[tuple[int, int], Any] = {}
         for slices in self.groups.values():
-            if next((part for part, _, _ in slices if part.active), None) is not speaker:
+            if next((part for part, *_ in slices if part.active), None) is not speaker:
                 continue
-            squares = 0.0
-            for part, axis, indices in slices:
+            squares = [0.0] * self.penalty.sides
+            for part, axis, indices, side in slices:
                 if (id(part), axis) not in sums:
                     sums[id(part), axis] = _sums_of_squares(read, part, axis)
                 found = sums[id(part), axis]
                 if indices is not None:
                     found = ops.sum(ops.take(found, indices, axis=0), axis=-1)
-                squares = squares + found
-            total = total + self.penalty.measure_of_squares(squares)
+                squares[side] = squares[side] + found
+            total = total + self.penalty.measure_of_squares(*squares)
         return total
 
 
@@ -198,9 +203,9 @@ def couple(
     """Divides a penalty over the model's coupled channels into a part for each kernel.
 
     Raises:
-        ValueError: If the penalty is no group penalty, or no channels can be seen.
+        ValueError: If the penalty cannot be coupled, or no channels can be seen.
     """
-    if not isinstance(penalty, GroupPenalty) or penalty.pattern is not None or penalty.axis != -1:
+    if not isinstance(penalty, CouplingPenalty) or not penalty.couples:
         raise ValueError(
             "Invalid value for argument `regularizer`. With groups='coupled' the groups are those "
             "of the model's graph: expected a group penalty without `axis` and `pattern`, such as "
@@ -210,11 +215,14 @@ def couple(
     kernels = {id(kernel.variable): kernel for kernel in find_kernels(model, lambda layer: True)}
     slices: dict[int, Slices] = {}
     for number, group in enumerate(groups):
-        for part in (*group.producing, *group.consuming):
-            kernel = kernels.get(id(part.variable))
-            if kernel is not None and kernel.is_kernel:
-                entry = (number, part.axis, part.indices.tolist())
-                slices.setdefault(id(part.variable), []).append(entry)
+        if penalty.sides > 1 and not _has_kernels(group.consuming, kernels):
+            continue  # nothing reads it: all its paths weigh nothing
+        for side, found in enumerate((group.producing, group.consuming)):
+            for part in found:
+                kernel = kernels.get(id(part.variable))
+                if kernel is not None and kernel.is_kernel:
+                    entry = (number, part.axis, part.indices.tolist(), side % penalty.sides)
+                    slices.setdefault(id(part.variable), []).append(entry)
     if not slices:
         raise ValueError(
             f"Model '{model.name}' has no channels that could be removed, so there is nothing for "
@@ -228,6 +236,12 @@ def couple(
     ]
     _Coupling(penalty, parts, [kernel.variable for kernel in chosen])
     return list(zip(chosen, parts, strict=True))
+
+
+def _has_kernels(parts: Sequence[Any], kernels: Mapping[int, Weight]) -> bool:
+    """Whether slices are of a kernel, not of biases and scales alone."""
+    found = (kernels.get(id(part.variable)) for part in parts)
+    return any(kernel is not None and kernel.is_kernel for kernel in found)
 
 
 def keep_in_configs(chosen: Sequence[tuple[Weight, CoupledPart]]) -> None:

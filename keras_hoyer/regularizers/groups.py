@@ -40,6 +40,7 @@ class GroupPenalty(Penalty):
     """
 
     normalize = False
+    sides = 1
 
     def __init__(
         self,
@@ -65,12 +66,16 @@ class GroupPenalty(Penalty):
             )
         self.pattern: Any = pattern  # one that has groups, see `Pattern.has_groups`
 
-    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
-        """The measure of groups from the sum of their norms and that of the norms' squares.
+    @property
+    def couples(self) -> bool:
+        """Whether its groups may be the channels of a model's graph: no others were named."""
+        return self.pattern is None and self.axis == -1
+
+    def profile(self, norms: Any) -> tuple[Any, Any]:
+        """The measure of groups from a tensor of their norms, 0 for groups that count as zero.
 
         Returns:
-            Three scalars: the value, and `slope` and `pull` of the gradient that it has for a
-            norm, `slope * (1 - pull * norm)`.
+            The value, a scalar, and its derivatives by the norms.
         """
         raise NotImplementedError
 
@@ -83,7 +88,11 @@ class GroupPenalty(Penalty):
         alive = squares > TINY
         # The root of 1 in place of 0, whose gradient is infinite.
         norms = ops.where(alive, ops.sqrt(ops.where(alive, squares, 1.0)), 0.0)
-        return self.profile(ops.sum(norms), ops.sum(ops.where(alive, squares, 0.0)))[0]
+        return self.profile(norms)[0]
+
+    def check_shape(self, shape: tuple[int, ...]) -> None:
+        """Raises a `ValueError` if a kernel of this shape has no such axis or blocks."""
+        self.spans(shape)
 
     def spans(self, shape: tuple[int, ...]) -> tuple[tuple[int, ...], list[tuple[int, ...]]]:
         """Shape to give a kernel, and the axes of it that each kind of group spans.
@@ -125,6 +134,8 @@ class GroupPenalty(Penalty):
 class _GroupRatio(GroupPenalty):
     """The penalties that do not change with the scale of the weights."""
 
+    power: int
+
     def __init__(
         self,
         factor: float = 1e-4,
@@ -134,6 +145,11 @@ class _GroupRatio(GroupPenalty):
     ) -> None:
         super().__init__(factor, axis, pattern)
         self.normalize = checked_flag("normalize", normalize)
+
+    def profile(self, norms: Any) -> tuple[Any, Any]:
+        """`sum(norms)**power / sum(norms**2)**(power / 2)`, and its derivatives by the norms."""
+        value, slope, pull = ratio(ops.sum(norms), ops.sum(norms * norms), self.power)
+        return value, slope * (1 - pull * norms)
 
     def get_config(self) -> dict[str, Any]:
         """Returns the constructor's arguments as JSON values."""
@@ -163,9 +179,7 @@ class GroupHoyer(_GroupRatio):
     1.0
     """
 
-    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
-        """`sum(norms) / sqrt(sum(norms**2))`, and its gradient's slope and pull."""
-        return ratio(total, squares, power=1)
+    power = 1
 
 
 @serializable
@@ -194,9 +208,7 @@ class GroupHoyerSquare(_GroupRatio):
     2.0
     """
 
-    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
-        """`sum(norms)**2 / sum(norms**2)`, and its gradient's slope and pull."""
-        return ratio(total, squares, power=2)
+    power = 2
 
 
 @serializable
@@ -221,16 +233,16 @@ class GroupLasso(GroupPenalty):
     10.0
     """
 
-    def profile(self, total: Any, squares: Any) -> tuple[Any, Any, Any]:
-        """`sum(norms)`, and its gradient's slope and pull."""
-        return total, ops.ones_like(total), ops.zeros_like(total)
+    def profile(self, norms: Any) -> tuple[Any, Any]:
+        """`sum(norms)`, and its derivatives by the norms."""
+        return ops.sum(norms), ops.ones_like(norms)
 
 
 def _group_measure(
     x: Any,
     shape: tuple[int | None, ...],
     spans: list[tuple[int, ...]],
-    profile: Callable[[Any, Any], tuple[Any, Any, Any]],
+    profile: Callable[[Any], tuple[Any, Any]],
     normalize: bool,
 ) -> Any:
     def evaluate(weights: Any) -> tuple[Any, Any]:
@@ -241,12 +253,12 @@ def _group_measure(
             roots = ops.sqrt(ops.where(alive, sums, 1.0))
             norms = ops.where(alive, roots, ops.zeros_like(sums))
             inverse = ops.where(alive, 1 / roots, ops.zeros_like(sums))
-            part, slope, pull = profile(ops.sum(norms), ops.sum(ops.where(alive, sums, 0.0)))
+            part, slopes = profile(norms)
             if normalize:
                 share = 1 / ops.cast(ops.size(sums), part.dtype)
-                part, slope = part * share, slope * share
+                part, slopes = part * share, slopes * share
             value = value + part
-            parts.append((slope, inverse - pull))
+            parts.append((slopes, inverse))
         return value, parts
 
     def differentiate(weights: Any, parts: Any, upstream: Any) -> Any:

@@ -157,7 +157,7 @@ def _freeze_masked(graph: ChannelGraph, heads: Axis | None, *masks: Any) -> None
 
 
 @rule(layers.MultiHeadAttention)
-def _multi_head_attention(
+def multi_head_attention(
     graph: ChannelGraph,
     layer: Any,
     query: Tensor,
@@ -167,6 +167,7 @@ def _multi_head_attention(
     return_attention_scores: bool = False,
     **kwargs: Any,
 ) -> Any:
+    """Heads, and the widths of keys and values in each of them, are channels of the layer."""
     key = value if key is None else key
     kernel = projections(layer)["output"].kernel
     if len(kernel.shape) > 3:

@@ -1,0 +1,250 @@
+"""Group-sparse linear models: penalties on synthetic data, and the group lasso beside skglm.
+
+`python benchmarks/group_glm.py table` makes the runs that have no line yet in
+`results/group_glm.jsonl`: 200 rows, 400 columns in 80 groups of 5 of which 10 are active. The
+strength is chosen on 200 further rows, from a path of 40. `python benchmarks/group_glm.py skglm`
+compares objectives and seconds with skglm 0.5, if it is installed, into `results/group_skglm.json`.
+`python benchmarks/group_glm.py show` prints the tables.
+"""
+
+import dataclasses
+import itertools
+import json
+import statistics
+import sys
+import time
+import warnings
+from pathlib import Path
+
+import numpy as np
+import runs
+from machine import describe_machine
+
+from keras_hoyer.glm import GroupGLM, group_path
+
+RESULTS = Path(__file__).parent / "results"
+LINES = RESULTS / "group_glm.jsonl"
+COMPARED = RESULTS / "group_skglm.json"
+
+PENALTIES = (
+    "lasso",
+    "adaptive_lasso",
+    "mcp",
+    "scad",
+    "transformed_l1",
+    "log_sum",
+    "l_half",
+    "hoyer_square",
+)
+
+
+Rows = tuple[np.ndarray, np.ndarray]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: all that its result depends on, machine and versions aside."""
+
+    family: str
+    penalty: str
+    snr: float
+    correlation: float
+    seed: int
+
+
+def make_data(
+    run: Run, rows: int = 200, groups: int = 80, size: int = 5, active: int = 10
+) -> tuple[Rows, Rows, np.ndarray, np.ndarray]:
+    """Training and validation rows, the true coefficients, and the group of each column.
+
+    Columns have mean 0 and variance 1; neighbouring columns correlate. The signal to noise ratio is
+    that of variances.
+    """
+    random = np.random.default_rng(run.seed)
+    columns = groups * size
+    x = random.normal(size=(2 * rows, columns))
+    for column in range(1, columns):
+        past = run.correlation * x[:, column - 1]
+        x[:, column] = past + np.sqrt(1 - run.correlation**2) * x[:, column]
+    beta = np.zeros(columns)
+    for group in random.choice(groups, active, replace=False):
+        beta[group * size : (group + 1) * size] = random.normal(size=size)
+    eta = x @ beta
+    if run.family == "gaussian":
+        y = eta + random.normal(size=eta.size) * eta.std() / np.sqrt(run.snr)
+    elif run.family == "binomial":
+        beta *= run.snr / eta.std()
+        y = (random.random(eta.size) < 1 / (1 + np.exp(-x @ beta))).astype("float64")
+    else:
+        beta *= np.log1p(run.snr) / eta.std() / 2
+        y = random.poisson(np.exp(x @ beta)).astype("float64")
+    return (x[:rows], y[:rows]), (x[rows:], y[rows:]), beta, np.repeat(np.arange(groups), size)
+
+
+def measure(run: Run) -> dict:
+    """Error of the coefficients relative to their norm, groups, F1 and seconds of a path."""
+    train, validation, beta, groups = make_data(run)
+    started = time.perf_counter()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path = group_path(
+            *train,
+            n_strengths=40,
+            shortest=1e-2 if run.penalty != "hoyer_square" else 1e-3,
+            family=run.family,
+            penalty=run.penalty,
+            groups=groups,
+            tol=1e-5,
+            max_iter=1000,
+        )
+        seconds = time.perf_counter() - started
+        best = max(path, key=lambda model: model.score(*validation))
+    true, found = set(groups[beta != 0].tolist()), set(best.groups_.tolist())
+    both = len(true & found)
+    return {
+        "error": float(np.linalg.norm(best.coef_ - beta) / np.linalg.norm(beta)),
+        "groups": len(found),
+        "true": both,
+        "false": len(found) - both,
+        "f1": 2 * both / max(len(true) + len(found), 1),
+        "seconds": seconds,
+    }
+
+
+def make_table(repetitions: int) -> None:
+    """Makes the runs that have no line yet."""
+    done = runs.done_before(LINES, Run)
+    machine = describe_machine()
+    for correlation, seed, snr, penalty in itertools.product(
+        (0.0, 0.5), range(repetitions), (3.0, 10.0), PENALTIES
+    ):
+        run = Run("gaussian", penalty, snr, correlation, seed)
+        if run not in done:
+            line = {**dataclasses.asdict(run), **measure(run), "machine": machine}
+            runs.append(LINES, line)
+
+
+def show() -> None:
+    """Prints means and standard deviations."""
+    lines = [json.loads(text) for text in LINES.read_text().splitlines()]
+    cases = sorted({(x["family"], x["correlation"], x["snr"]) for x in lines})
+    for case, penalty in itertools.product(cases, PENALTIES):
+        own = [
+            x
+            for x in lines
+            if (x["family"], x["correlation"], x["snr"], x["penalty"]) == (*case, penalty)
+        ]
+        if own:
+            words = []
+            for name in ("error", "groups", "false", "f1", "seconds"):
+                values = [line[name] for line in own]
+                spread = statistics.stdev(values) if len(values) > 1 else 0.0
+                words.append(f"{name} {statistics.mean(values):.3f} ({spread:.3f})")
+            print(*case, f"{penalty:15}", *words, f"n={len(own)}")
+
+
+def objective(
+    family: str,
+    x: np.ndarray,
+    y: np.ndarray,
+    groups: np.ndarray,
+    strength: float,
+    coef: np.ndarray,
+    intercept: float,
+) -> float:
+    """The mean loss plus the group lasso, in plain NumPy."""
+    eta = x @ coef + intercept
+    losses = {
+        "gaussian": lambda: (eta - y) ** 2 / 2,
+        "binomial": lambda: np.logaddexp(0, eta) - y * eta,
+        "poisson": lambda: np.exp(eta) - y * eta,
+    }
+    sizes = np.bincount(groups)
+    norms = np.sqrt(np.bincount(groups, coef**2))
+    return float(losses[family]().mean() + strength * (np.sqrt(sizes) * norms).sum())
+
+
+def fit_skglm(
+    family: str, x: np.ndarray, y: np.ndarray, groups: np.ndarray, strength: float, tol: float
+) -> tuple[np.ndarray, float, float]:
+    """The same problem by skglm; seconds without compiling."""
+    from skglm.datafits import LogisticGroup, PoissonGroup, QuadraticGroup
+    from skglm.penalties import WeightedGroupL2
+    from skglm.solvers import GroupBCD, GroupProxNewton
+    from skglm.utils.data import grp_converter
+
+    # `grp_converter` gives indices, then pointers; the datafits take pointers, then indices.
+    indices, pointers = grp_converter(np.bincount(groups).tolist(), x.shape[1])
+    datafits = {"gaussian": QuadraticGroup, "binomial": LogisticGroup, "poisson": PoissonGroup}
+    weights = np.sqrt(np.bincount(groups)).astype("float64")
+    signed = np.where(y > 0, 1.0, -1.0) if family == "binomial" else y
+    x = np.asfortranarray(x)
+    for _ in range(2):
+        datafit = datafits[family](pointers, indices)
+        penalty = WeightedGroupL2(strength, weights, pointers, indices)
+        solver = GroupProxNewton if family == "poisson" else GroupBCD
+        solver = solver(tol=tol, fit_intercept=family != "poisson", max_iter=500)
+        started = time.perf_counter()
+        coef = solver.solve(x, signed, datafit, penalty)[0]
+        seconds = time.perf_counter() - started
+    columns = x.shape[1]
+    return coef[:columns], float(coef[columns:].sum()), seconds
+
+
+def compare() -> None:
+    """Objectives of the three families at tight stopping, and seconds of a large one at 1e-6."""
+    found = []
+    for family, rows, columns, tol in (
+        ("gaussian", 200, 400, 1e-9),
+        ("gaussian", 400, 200, 1e-9),
+        ("binomial", 200, 400, 1e-9),
+        ("binomial", 400, 200, 1e-9),
+        ("poisson", 200, 400, 1e-9),
+        ("gaussian", 500, 10_000, 1e-6),
+    ):
+        run = Run(family, "lasso", 3.0, 0.0, 0)
+        (x, y), _, _, groups = make_data(run, rows, columns // 5)
+        problem = GroupGLM(family, groups=groups, fit_intercept=family != "poisson")
+        top = group_path(
+            x, y, n_strengths=1, family=family, groups=groups, fit_intercept=family != "poisson"
+        )[0].strength
+        for share in (0.5, 0.1):
+            problem.set_params(strength=share * top, tol=tol, max_iter=20_000)
+            started = time.perf_counter()
+            problem.fit(x, y)
+            ours = time.perf_counter() - started
+            coef, intercept, theirs = fit_skglm(family, x, y, groups, share * top, tol)
+            values = [
+                objective(family, x, y, groups, share * top, c, b)
+                for c, b in ((problem.coef_, problem.intercept_), (coef, intercept))
+            ]
+            found.append(
+                {
+                    "family": family,
+                    "rows": rows,
+                    "columns": columns,
+                    "tol": tol,
+                    "share": share,
+                    "groups": len(problem.groups_),
+                    "steps": problem.n_iter_,
+                    "objective": values[0],
+                    "relative": (values[0] - values[1]) / abs(values[1]),
+                    "seconds": ours,
+                    "skglm": theirs,
+                }
+            )
+            print(found[-1], flush=True)
+    import skglm
+
+    machine = {**describe_machine(), "skglm": skglm.__version__}
+    COMPARED.write_text(json.dumps({"machine": machine, "fits": found}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    part = sys.argv[1] if len(sys.argv) > 1 else "show"
+    if part == "table":
+        make_table(int(sys.argv[2]) if len(sys.argv) > 2 else 20)
+    elif part == "skglm":
+        compare()
+    else:
+        show()
