@@ -7,8 +7,11 @@ from inspect import Parameter
 from typing import Any
 
 import keras
+import numpy as np
+from keras import tree
 
 from keras_hoyer._keras import context_arguments
+from keras_hoyer.graph.axes import Axis, Tensor
 
 
 @dataclasses.dataclass
@@ -22,13 +25,15 @@ class RuleArguments:
         refused: those that the rule does not take, by name.
     """
 
-    args: list = dataclasses.field(default_factory=list)
+    args: list[Any] = dataclasses.field(default_factory=list)
     kwargs: dict[str, Any] = dataclasses.field(default_factory=dict)
     unnamed: dict[str, Any] = dataclasses.field(default_factory=dict)
     refused: dict[str, Any] = dataclasses.field(default_factory=dict)
 
 
-def for_rule(operation: Any, rule: Callable, args: tuple, kwargs: dict) -> RuleArguments:
+def for_rule(
+    operation: Any, rule: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> RuleArguments:
     """Hands a rule what it takes of the arguments that a layer or operation was called with.
 
     However the call was written, an argument is known by the name that `call` gives it. A rule
@@ -70,7 +75,34 @@ def for_rule(operation: Any, rule: Callable, args: tuple, kwargs: dict) -> RuleA
     return result
 
 
-def accepted(operation: Any, kwargs: dict) -> dict:
+def all_labelled(value: Any) -> Any:
+    """A tensor with frozen channels for None, so that a user's rule need not ask for it."""
+    if not isinstance(value, Tensor):
+        return value
+    axes = [
+        Axis(np.zeros(n, "int64"), np.full(n, np.nan)) if axis is None and n is not None else axis
+        for axis, n in zip(value.axes, value.shape, strict=True)
+    ]
+    return Tensor(value.shape, axes)
+
+
+def of_its_tensor(
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> Callable[..., Any]:
+    """The operation, or plain function, as a function of the only tensor in its arguments."""
+    call = getattr(operation, "call", operation)
+    kwargs = accepted(operation, kwargs)
+
+    def function(x: Any) -> Any:
+        def put(value: Any) -> Any:
+            return x if isinstance(value, Tensor) else value
+
+        return call(*tree.map_structure(put, args), **tree.map_structure(put, kwargs))
+
+    return function
+
+
+def accepted(operation: Any, kwargs: dict[str, Any]) -> dict[str, Any]:
     """The arguments without those, such as `training`, that Keras drops for a layer like this."""
     if not kwargs or not isinstance(operation, keras.Layer):
         return kwargs
@@ -82,7 +114,7 @@ def accepted(operation: Any, kwargs: dict) -> dict:
 
 
 def _given(
-    operation: Any, args: tuple, kwargs: dict
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 ) -> Iterator[tuple[str | None, int | None, Any]]:
     """Each argument with the name and the place that it has in `call`."""
     signature = inspect.signature(operation.call)

@@ -175,8 +175,8 @@ class Unknown:
     path: str
     operation: Any
     why: str
-    args: tuple
-    kwargs: dict
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
     outputs: Sequence[tuple[int | None, ...]]
     repeats: int
 

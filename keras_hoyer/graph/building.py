@@ -53,7 +53,9 @@ class Builder:
         self.removed = removed
         self.classes = {type(layer).__name__: type(layer) for layer in _keras.all_of(graph.model)}
         self.copier = Copier(self._copied_model)
-        self.steps: dict[int, tuple[list, list[tuple[Any, Any, tuple, dict, list]]]] = {}
+        self.steps: dict[
+            int, tuple[list[Any], list[tuple[Any, Any, tuple[Any, ...], dict[str, Any], list[Any]]]]
+        ] = {}
         self.kept_shared: list[Any] = []
         self.made: dict[int, tuple[Any, Any]] = {}
         self.in_place: dict[int, list[tuple[Opened, keras.Model]]] = {}
@@ -74,7 +76,8 @@ class Builder:
 
     def kept(self, axis: Axis) -> np.ndarray:
         """Which channels of the axis are left."""
-        return ~self.removed[self.graph.roots[axis.labels]]
+        kept: np.ndarray = ~self.removed[self.graph.roots[axis.labels]]
+        return kept
 
     def size(self, axis: Axis) -> int:
         """How many channels of the axis are left."""
@@ -139,7 +142,9 @@ class Builder:
             )
         return keras.layers.InputLayer.from_config(config).output
 
-    def call(self, node: Any, args: tuple, kwargs: dict) -> tuple[Any, tuple, dict, Any]:
+    def call(
+        self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[Any, tuple[Any, ...], dict[str, Any], Any]:
         """The layer or operation of a call with the sizes that are left, and what it gives.
 
         The first way that works is taken; the same layer again for each call.
@@ -196,8 +201,8 @@ class Builder:
                 yield self._copied_for_other_inputs
 
     def _called_in_place(
-        self, node: Any, args: tuple, kwargs: dict
-    ) -> tuple[keras.Model, tuple, dict, Any]:
+        self, node: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[keras.Model, tuple[Any, ...], dict[str, Any], Any]:
         """The layers that a layer is made of, as a model in its place."""
         old, opened = node.operation, self.graph.opened[id(node)]
         given = {id(x): x for x in tree.flatten((args, accepted(old, kwargs))) if _is_symbolic(x)}

@@ -29,7 +29,9 @@ class WrappedCall:
 
     is_input = False
 
-    def __init__(self, layer: keras.Layer, args: tuple, dtype: str, whole: str = "") -> None:
+    def __init__(
+        self, layer: keras.Layer, args: tuple[Any, ...], dtype: str, whole: str = ""
+    ) -> None:
         self.operation = layer
         self.arguments = _Arguments(
             tree.map_structure(lambda x: keras.KerasTensor(x.shape, dtype), args), {}
@@ -41,12 +43,15 @@ class WrappedCall:
 
 @dataclasses.dataclass(frozen=True)
 class _Arguments:
-    args: tuple
-    kwargs: dict
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
-    def fill_in(self, tensors: Mapping[int, Any]) -> tuple[tuple, dict]:
+    def fill_in(self, tensors: Mapping[int, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments with what stands for their tensors."""
-        return tree.map_structure(lambda x: tensors.get(id(x), x), (self.args, self.kwargs))
+        filled: tuple[tuple[Any, ...], dict[str, Any]] = tree.map_structure(
+            lambda x: tensors.get(id(x), x), (self.args, self.kwargs)
+        )
+        return filled
 
 
 class Calls:
@@ -80,7 +85,7 @@ class Calls:
             sizes: the shapes of its inputs in this call, by their ids.
         """
         outer = (self.node, self.path, self.outputs, self._owner)
-        outer += (self._prefix, self._specs, self._sample)
+        around = (self._prefix, self._specs, self._sample)
         self._owner = self.path if isinstance(function, Opened) else ""
         self._prefix = f"{self.path}/" if self.path else ""
         given = [x for x in function.inputs if id(x) in sizes]
@@ -91,8 +96,8 @@ class Calls:
         if self._sized and not same:
             self._specs = {id(x): keras.KerasTensor(sizes[id(x)], x.dtype) for x in given}
         yield
-        self.node, self.path, self.outputs, self._owner = outer[:4]
-        self._prefix, self._specs, self._sample = outer[4:]
+        self.node, self.path, self.outputs, self._owner = outer
+        self._prefix, self._specs, self._sample = around
 
     def enter(self, node: Any) -> None:
         """Goes on to the call of a node of the graph."""
@@ -162,13 +167,18 @@ class Calls:
         self.consuming = []
 
 
-def _output_specs(operation: Any, args: tuple, kwargs: dict) -> list[keras.KerasTensor]:
+def _output_specs(
+    operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> list[keras.KerasTensor]:
     """What an operation gives for symbolic tensors, perhaps of other sizes than it was built for.
 
     A nested model refuses those itself, though it computes on them.
     """
     if not isinstance(operation, keras.Model) or not has_graph(operation):
-        return tree.flatten(operation.compute_output_spec(*args, **kwargs))
+        specs: list[keras.KerasTensor] = tree.flatten(
+            operation.compute_output_spec(*args, **kwargs)
+        )
+        return specs
     function = as_function(operation)
     given, _ = nested_inputs(function, args, kwargs)
     known = {id(x): y for x, y in zip(function.inputs, given, strict=True)}
@@ -180,6 +190,7 @@ def _output_specs(operation: Any, args: tuple, kwargs: dict) -> list[keras.Keras
 
 def _is_along(axis: Axis | None, size: int, x: Tensor, index: int) -> bool:
     """Whether an axis of a tensor has the channels, or else the size, of an axis of a variable."""
-    if axis is None or x.axes[index] is None:
+    other = x.axes[index]
+    if axis is None or other is None:
         return x.sizes[index] == size
-    return np.array_equal(axis.labels, x.axes[index].labels)
+    return np.array_equal(axis.labels, other.labels)

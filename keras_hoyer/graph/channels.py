@@ -9,7 +9,8 @@ from keras_hoyer._checks import warn
 from keras_hoyer.graph.groups import Group, groups_of
 from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph
-from keras_hoyer.weights import LayerSelection, Weight, find_kernels
+from keras_hoyer.plain import LayerSelection
+from keras_hoyer.weights import Weight, find_kernels
 
 
 def channel_groups(model: keras.Model, layers: LayerSelection = None) -> list[Group]:

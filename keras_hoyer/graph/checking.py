@@ -157,7 +157,8 @@ def _run_compiled(model: keras.Model, inputs: Arrays) -> Arrays:
 
     def outputs(values: list[Any], tensors: list[Any]) -> list[Any]:
         with keras.StatelessScope(zip(model.variables, values, strict=True)):
-            return tree.flatten(call_on(model, tensors))
+            flat: list[Any] = tree.flatten(call_on(model, tensors))
+            return flat
 
     values = [variable.value for variable in model.variables]
     return _arrays(jax.jit(outputs)(values, _tensors(inputs)))
@@ -191,7 +192,8 @@ def _last_digit(array: Any, rng: np.random.Generator) -> np.ndarray:
     step = 2.0 ** -{"float16": 10, "bfloat16": 7, "float64": 52}.get(dtype, 23)
     values = ops.convert_to_numpy(array).astype("float64")
     values *= 1 + step * rng.choice([-1, 1], values.shape)
-    return values if dtype == "float64" else values.astype("float32")
+    moved: np.ndarray = values if dtype == "float64" else values.astype("float32")
+    return moved
 
 
 def _run_calls(model: keras.Model, inputs: Arrays, state: Any = None) -> Arrays:
@@ -212,14 +214,15 @@ def _follow(function: Any, inputs: Sequence[Any]) -> list[Any]:
     return [values[id(x)] for x in function.outputs]
 
 
-def _result(operation: Any, args: tuple, kwargs: dict) -> list[Any]:
+def _result(operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """The flat outputs of a call in inference."""
     if isinstance(operation, keras.Model) and has_graph(operation):
         function = as_function(operation)
         return _follow(function, ranked_inputs(function, args, kwargs))
     if "training" in getattr(operation, "call_signature_parameters", ()):
         kwargs = {**kwargs, "training": False}
-    return tree.flatten(operation(*args, **kwargs))
+    flat: list[Any] = tree.flatten(operation(*args, **kwargs))
+    return flat
 
 
 def _first_difference(builders: Sequence[Builder], inputs: Arrays) -> str:

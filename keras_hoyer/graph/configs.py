@@ -89,7 +89,7 @@ def _resized(entry: int, sizes: Iterable[tuple[int, int]]) -> Iterator[int]:
                 yield times * after
 
 
-def _places(value: Any, path: tuple = ()) -> Iterator[tuple]:
+def _places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """The paths to the whole numbers in a config."""
     if isinstance(value, dict):
         for key, entry in value.items():
@@ -102,13 +102,13 @@ def _places(value: Any, path: tuple = ()) -> Iterator[tuple]:
         yield path
 
 
-def _at(value: Any, path: tuple) -> Any:
+def _at(value: Any, path: tuple[Any, ...]) -> Any:
     for key in path:
         value = value[key]
     return value
 
 
-def _put(value: Any, path: tuple, new: int) -> Any:
+def _put(value: Any, path: tuple[Any, ...], new: int) -> Any:
     """A copy of a value with another number at a place."""
     if not path:
         return new

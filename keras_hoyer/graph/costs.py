@@ -101,7 +101,8 @@ class Costs:
 
     def counted_in_uses(self) -> np.ndarray:
         """Whether each group's channels number places of a kernel, or tensors' products."""
-        return self._uses.per_channel.any(axis=0)
+        counted: np.ndarray = np.any(self._uses.per_channel, axis=0)
+        return counted
 
     def share(self, channels: Sequence[int]) -> float:
         """Share of the model's multiply-adds that is left where so many channels are."""
@@ -122,7 +123,7 @@ class _Products:
         self, rows: Sequence[Sequence[Axis | int]], owners: np.ndarray, channels: Sequence[int]
     ) -> None:
         self._fixed = np.array(
-            [math.prod(n for n in row if not _is_axis(n)) for row in rows], float
+            [math.prod(n for n in row if not isinstance(n, Axis)) for row in rows], float
         )
         # For each axis how many of its places stay, and how many go with the channels of a group.
         known: dict[bytes, int] = {}
@@ -130,7 +131,7 @@ class _Products:
         index: list[list[int]] = []
         for row in rows:
             index.append([])
-            for axis in filter(_is_axis, row):
+            for axis in (factor for factor in row if isinstance(factor, Axis)):
                 length = np.bincount(owners[axis.labels] + 1, minlength=len(channels) + 1)
                 if length.tobytes() not in known:
                     known[length.tobytes()] = len(lengths)
@@ -147,11 +148,9 @@ class _Products:
     def __call__(self, channels: Sequence[int]) -> np.ndarray:
         """The products where so many channels of each group are left."""
         lengths = self._stays + self.per_channel @ np.asarray(channels, float)
-        return self._fixed * np.append(lengths, 1.0)[self._index].prod(axis=1)
-
-
-def _is_axis(factor: Axis | int) -> bool:
-    return isinstance(factor, Axis)
+        factors = np.append(lengths, 1.0)[self._index]
+        products: np.ndarray = self._fixed * factors.prod(axis=1)
+        return products
 
 
 def _at_least(unseen: Iterable[str]) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
-from typing import Any
+from typing import Any, overload
 
 import keras
 import numpy as np
@@ -34,8 +34,8 @@ class Facts:
         self._operation: Any = "the model's outputs"
         self.parts: dict[int, dict[str, Any]] = {}  # the layers in a layer's config, by its id
         self._fresh: dict[tuple[int, str], Axis] = {}
-        self._resizes: dict[int, Callable[[Size], dict]] = {}
-        self._rewrites: dict[int, Callable] = {}
+        self._resizes: dict[int, Callable[[Size], dict[str, Any]]] = {}
+        self._rewrites: dict[int, Callable[..., Any]] = {}
         self._scales: dict[int, Callable[[Size], float]] = {}
         self._numpy: dict[int, np.ndarray] = {}
 
@@ -59,6 +59,12 @@ class Facts:
             if not optional:
                 self.axes.append(self._fresh[key])
         return self._fresh[key]
+
+    @overload
+    def join(self, first: Axis, /, *others: Axis | None) -> Axis: ...
+
+    @overload
+    def join(self, *axes: Axis | None) -> Axis | None: ...
 
     def join(self, *axes: Axis | None) -> Axis | None:
         """Says that the channels of several axes live and die together, index by index.
@@ -169,7 +175,7 @@ class Facts:
             shift = None  # a layer inside another cannot be given a bias
         self.reads.append(Read(axis, used, tuple(outputs), shift, layer, bias))
 
-    def resize(self, operation: Any, update: Callable[[Size], dict]) -> None:
+    def resize(self, operation: Any, update: Callable[[Size], dict[str, Any]]) -> None:
         """Says how the config of a layer or operation follows the number of channels.
 
         Args:
@@ -188,7 +194,7 @@ class Facts:
         """
         self.parts[id(layer)] = parts
 
-    def rewrite(self, change: Callable) -> None:
+    def rewrite(self, change: Callable[..., Any]) -> None:
         """Says how the arguments of this call follow the channels that are left.
 
         Args:
@@ -225,7 +231,8 @@ class Facts:
     @property
     def outputs(self) -> list[Any]:
         """The symbolic outputs of the call that is looked at."""
-        return self.calls.node.outputs
+        outputs: list[Any] = self.calls.node.outputs
+        return outputs
 
     def mark(self) -> tuple[int, int, int]:
         """How far the walk has come."""
@@ -238,7 +245,7 @@ class Facts:
 
     # What the readers ask.
 
-    def updates(self, operation: Any, size: Size) -> dict:
+    def updates(self, operation: Any, size: Size) -> dict[str, Any]:
         """The entries of the operation's config that change with the sizes."""
         update = self._resizes.get(id(operation))
         return update(size) if update else {}
@@ -249,9 +256,9 @@ class Facts:
             yield part
             yield from self.parts_of(part)
 
-    def resized_object(self, layer: Any, size: Size) -> dict:
+    def resized_object(self, layer: Any, size: Size) -> dict[str, Any]:
         """A layer, serialized as part of its wrapper's config, with the sizes put in."""
-        serialized = keras.saving.serialize_keras_object(layer)
+        serialized: dict[str, Any] = keras.saving.serialize_keras_object(layer)
         serialized["config"].update(self.updates(layer, size))
         for name, part in self.parts.get(id(layer), {}).items():
             serialized["config"][name] = tree.map_structure(
@@ -260,7 +267,9 @@ class Facts:
         serialized.pop("build_config", None)  # it holds the sizes of before
         return serialized
 
-    def rewritten(self, node: Any, size: Size, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def rewritten(
+        self, node: Any, size: Size, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         """The arguments of a call after the sizes have changed."""
         change = self._rewrites.get(id(node))
         return change(size, args, kwargs) if change else (args, kwargs)

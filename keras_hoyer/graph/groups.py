@@ -86,7 +86,8 @@ def groups_of(graph: ChannelGraph, kernels: Sequence[Weight]) -> list[Group]:
         if made_by and chosen.issuperset(made_by):
             name = ", ".join(dict.fromkeys(known[kernel] for kernel in made_by))
             roots = np.array([root for root, _ in members])
-            groups.append(Group(name, len(members), *map(tuple, roles.values()), roots))
+            made, read, kept = map(tuple, roles.values())
+            groups.append(Group(name, len(members), made, read, kept, roots))
     return groups
 
 

@@ -62,7 +62,7 @@ def open_call(layer: keras.Layer, node: Any) -> Opened:
     """
     args, kwargs = node.arguments.args, accepted(layer, node.arguments.kwargs)
     tensors = [x for x in tree.flatten((args, kwargs)) if _is_symbolic(x)]
-    sizes = [None]
+    sizes: list[int | None] = [None]
     if any(None in x.shape for x in tensors):
         sizes.append(LENGTH)
     first: Exception | None = None
@@ -110,7 +110,9 @@ def _kind(node: Any) -> Any:
     return id(operation) if isinstance(operation, keras.Layer) else type(operation)
 
 
-def _traced(layer: keras.Layer, args: tuple, kwargs: dict, sample: int | None) -> Opened:
+def _traced(
+    layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any], sample: int | None
+) -> Opened:
     known: dict[int, tuple[keras.KerasTensor, keras.KerasTensor]] = {}
 
     def fresh(x: Any) -> Any:

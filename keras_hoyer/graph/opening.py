@@ -72,7 +72,9 @@ def as_function(model: keras.Model) -> Any:
         ) from error
 
 
-def nested_inputs(function: Any, args: tuple, kwargs: dict) -> tuple[list, list]:
+def nested_inputs(
+    function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[list[Any], list[Any]]:
     """The tensors that a model in a graph is called on, in the order of its inputs, and the rest.
 
     Args:
@@ -91,7 +93,7 @@ def nested_inputs(function: Any, args: tuple, kwargs: dict) -> tuple[list, list]
     return tree.flatten(given), tree.flatten(rest)
 
 
-def ranked_inputs(function: Any, args: tuple, kwargs: dict) -> list:
+def ranked_inputs(function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Any]:
     """The tensors that a nested model computes with: it adds or drops a last axis of one entry."""
     inputs, _ = nested_inputs(function, args, kwargs)
     for index, (x, reference) in enumerate(zip(inputs, function.inputs, strict=True)):
@@ -144,14 +146,14 @@ def _traced(model: keras.Model) -> keras.Model:
     return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=model.name)
 
 
-def _spread(model: keras.Model, given: dict[str, Any]) -> tuple[tuple, dict]:
+def _spread(model: keras.Model, given: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Named arguments as `call` takes them: by name, if it has no `*args`."""
     signature = inspect.signature(model.call)
     kinds = {signature.parameters[name].kind: name for name in given}
     if inspect.Parameter.VAR_POSITIONAL in kinds:
         bound = inspect.BoundArguments(signature, given)
         return bound.args, bound.kwargs
-    more = kinds.get(inspect.Parameter.VAR_KEYWORD)
+    more = kinds.get(inspect.Parameter.VAR_KEYWORD, "")
     named = {name: value for name, value in given.items() if name != more}
     return (), {**named, **given.get(more, {})}
 

@@ -8,10 +8,10 @@ import keras
 import numpy as np
 from keras import ops, tree
 
-from keras_hoyer.graph.axes import Tensor
+from keras_hoyer.graph.axes import Axis, Tensor
 
 
-def works_on_each_element(function: Callable, shape: Iterable[int]) -> bool:
+def works_on_each_element(function: Callable[..., Any], shape: Iterable[int]) -> bool:
     """Whether each output depends on the input at its own place alone, and on no place.
 
     It is run on numbers of many sizes: in the shape, in another order, as one column, and with
@@ -52,7 +52,7 @@ def probe_shape(x: Tensor | None) -> tuple[int, ...]:
     return tuple(max(n or 3, 2) for n in (5, *sizes[1:]))
 
 
-def function_key(operation: Any, arguments: Any) -> tuple:
+def function_key(operation: Any, arguments: Any) -> tuple[Any, ...]:
     """Tells functions apart; layers and operations of Keras that are configured alike are one."""
     key = (id(operation), repr(arguments))
     own = not type(operation).__module__.startswith("keras.")
@@ -84,7 +84,11 @@ def _sample(x: Tensor, dtype: str, rng: np.random.Generator) -> Any:
 
 
 def probed_constants(
-    operation: Any, written: Any, args: tuple, kwargs: dict, outputs: Sequence[Tensor]
+    operation: Any,
+    written: Any,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    outputs: Sequence[Tensor],
 ) -> list[Tensor]:
     """Finds by running a layer which channels stay constant under a rule that does not say so.
 
@@ -95,38 +99,25 @@ def probed_constants(
         kwargs: the same by name.
         outputs: what the rule returned.
     """
-    given = tree.flatten((args, kwargs))
-    references = [None] * len(given)
-    if written is not None:
-        references = tree.flatten((written.args, written.kwargs))
-    dtypes = [getattr(reference, "dtype", "float32") for reference in references]
     constant = {
         label
-        for x in given
+        for x in tree.flatten((args, kwargs))
         if isinstance(x, Tensor)
         for axis in x.labelled
         for label in axis.labels[~np.isnan(axis.constants)]
     }
-    draws = []
+    draws: list[list[np.ndarray]] = []
     if operation is not None and constant:
-        for seed in range(3):
-            rng = np.random.default_rng(seed)
-            drawn = [
-                _sample(x, dtype, rng) if isinstance(x, Tensor) else x
-                for x, dtype in zip(given, dtypes, strict=True)
-            ]
-            drawn_args, drawn_kwargs = tree.pack_sequence_as((args, kwargs), drawn)
-            results = operation(*drawn_args, **drawn_kwargs)
-            draws.append([ops.convert_to_numpy(y) for y in tree.flatten(results)])
+        draws = [_drawn(operation, written, args, kwargs, seed) for seed in range(3)]
     labels = list(constant)
     probed = []
     for number, x in enumerate(outputs):
         axes = []
         for index, axis in enumerate(x.axes):
-            values = np.nan
+            values: np.ndarray | float = np.nan
             if axis is not None and draws:
-                rows = [np.moveaxis(d[number], index, 0).reshape(len(axis), -1) for d in draws]
-                rows = np.concatenate(rows, axis=1)
+                parts = [np.moveaxis(d[number], index, 0).reshape(len(axis), -1) for d in draws]
+                rows = np.concatenate(parts, axis=1)
                 still = (np.ptp(rows, axis=1) == 0) & np.isin(axis.labels, labels)
                 values = np.where(still, rows[:, 0], np.nan)
             axes.append(axis if axis is None else axis.having(values))
@@ -134,7 +125,26 @@ def probed_constants(
     return probed
 
 
-def _pairs(x: Tensor) -> Iterator[tuple]:
+def _drawn(
+    operation: Any, written: Any, args: tuple[Any, ...], kwargs: dict[str, Any], seed: int
+) -> list[np.ndarray]:
+    """The outputs of a layer on random values for its tensors."""
+    given = tree.flatten((args, kwargs))
+    references = [None] * len(given)
+    if written is not None:
+        references = tree.flatten((written.args, written.kwargs))
+    dtypes = [getattr(reference, "dtype", "float32") for reference in references]
+    rng = np.random.default_rng(seed)
+    values = [
+        _sample(x, dtype, rng) if isinstance(x, Tensor) else x
+        for x, dtype in zip(given, dtypes, strict=True)
+    ]
+    drawn_args, drawn_kwargs = tree.pack_sequence_as((args, kwargs), values)
+    results = operation(*drawn_args, **drawn_kwargs)
+    return [ops.convert_to_numpy(y) for y in tree.flatten(results)]
+
+
+def _pairs(x: Tensor) -> Iterator[tuple[int | None, Axis | None]]:
     return zip(x.shape, x.axes, strict=True)
 
 
@@ -146,7 +156,9 @@ def _numbers(rng: np.random.Generator, count: int, low: float, high: float) -> n
     return values.astype("float32")
 
 
-def _changed(rng: np.random.Generator, values: np.ndarray) -> Iterator[tuple]:
+def _changed(
+    rng: np.random.Generator, values: np.ndarray
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """Which of the values are kept, two or a quarter of them, and all with the others replaced."""
     for share in (0, 0.25):
         kept = rng.random(values.size) < share
@@ -155,11 +167,12 @@ def _changed(rng: np.random.Generator, values: np.ndarray) -> Iterator[tuple]:
             yield kept, np.where(kept, values, others).astype("float32")
 
 
-def _run(function: Callable, values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+def _run(function: Callable[..., Any], values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
     result = function(ops.convert_to_tensor(values.reshape(shape)))
     if not ops.is_tensor(result) or tuple(result.shape) != shape:
         raise ValueError("The result is no tensor of the shape of the input.")
-    return ops.convert_to_numpy(result).reshape(-1)
+    found: np.ndarray = ops.convert_to_numpy(result).reshape(-1)
+    return found
 
 
 def _same(one: np.ndarray, two: np.ndarray) -> bool:

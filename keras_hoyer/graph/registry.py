@@ -4,7 +4,7 @@ import importlib
 from collections.abc import Callable
 from typing import Any
 
-_RULES: dict[type, tuple[Callable, bool]] = {}
+_RULES: dict[type, tuple[Callable[..., Any], bool]] = {}
 
 # Rules for the layers of other packages, imported when the first of them is met.
 _LATER = {"keras_hub": "keras_hoyer.graph.rules.keras_hub"}
@@ -12,7 +12,7 @@ _LATER = {"keras_hub": "keras_hoyer.graph.rules.keras_hub"}
 
 def register_rule(
     *classes: type, follows_constants: bool = False
-) -> Callable[[Callable], Callable]:
+) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Registers how the channels go through a layer class of your own.
 
     The rule is called as the layer is, with a `Tensor` for each tensor, and returns a `Tensor` for
@@ -64,7 +64,7 @@ def register_rule(
                 f"Received: classes={classes}"
             )
 
-    def decorate(rule: Callable) -> Callable:
+    def decorate(rule: Callable[..., Any]) -> Callable[..., Any]:
         for cls in classes:
             _import_rules(cls)  # so that a rule of the user's comes after them
         _RULES.update(dict.fromkeys(classes, (rule, follows_constants)))
@@ -73,7 +73,7 @@ def register_rule(
     return decorate
 
 
-def find_rule(operation: Any) -> tuple[Callable | None, bool]:
+def find_rule(operation: Any) -> tuple[Callable[..., Any] | None, bool]:
     """The rule of the class, or of a base class whose `call` and `build` it still has."""
     own = type(operation)
     _import_rules(own)

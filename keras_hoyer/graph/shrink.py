@@ -116,14 +116,12 @@ def shrink(
     return small
 
 
-def _smaller(
-    model: keras.Model, again: bool = False
-) -> tuple[Builder, keras.Model | None, list[Fixed]]:
+def _smaller(model: keras.Model, again: bool = False) -> tuple[Builder, Any, list[Fixed]]:
     """The builder of a smaller model, the model, and what had to stay for want of a way to say it.
 
     Args:
         model: the model.
-        again: whether there is no model to be built if nothing goes.
+        again: whether no model is to be built if nothing goes; it is None then.
     """
     fixed: list[Fixed] = []
     while True:
@@ -195,8 +193,9 @@ def _unread(graph: ChannelGraph, stays: set[int]) -> np.ndarray:
 def _replaceable(graph: ChannelGraph, read: Read) -> np.ndarray:
     """Whether each channel is a constant that can be left out of what is read."""
     constants = read.axis.constants
+    agree: np.ndarray = constants == 0
     if read.shift is None:
-        return constants == 0
+        return agree
     agree = ~np.isnan(constants)
     for other in graph.reads:
         if other.layer is read.layer:

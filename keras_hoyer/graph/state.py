@@ -172,4 +172,5 @@ def _same_array(one: Any, two: Any) -> bool:
         one, two = ops.convert_to_numpy(one), ops.convert_to_numpy(two)
     except Exception:  # a tensor of a graph has no value to carry over
         return True
-    return one.shape == two.shape and one.dtype == two.dtype and one.tobytes() == two.tobytes()
+    alike = one.shape == two.shape and one.dtype == two.dtype
+    return bool(alike and one.tobytes() == two.tobytes())

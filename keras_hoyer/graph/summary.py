@@ -19,7 +19,7 @@ def summary_of(model: keras.Model, small: keras.Model, builder: Builder) -> str:
         small: the smaller one.
         builder: has made its layers.
     """
-    rows = [("layer", "class", "parameters", "left", "made as")]
+    rows: list[tuple[str, ...]] = [("layer", "class", "parameters", "left", "made as")]
     rows += _rows(builder) if builder.plan.whole is None else []
     whole = "a functional model"
     if builder.plan.whole is not None:

@@ -60,6 +60,7 @@ class Transfer:
                     copies[id(source)] = (source, target)
                     target.assign(self.value(source))
         for read, shift in self.builder.shifts.values():
+            value: np.ndarray | int
             added = shift
             for index, axis in enumerate(read.outputs):
                 if axis is not None:

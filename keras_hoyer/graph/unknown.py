@@ -52,8 +52,8 @@ def _opened(call: Unknown) -> tuple[keras.Model, int]:
         [sequence, *_] = [x for x in tree.flatten((args, kwargs)) if _is_symbolic(x)]
         steps = sequence.shape[1] or 1
         states = layer.get_initial_state(batch_size=1)
-        args = [keras.KerasTensor((None, *sequence.shape[2:]), sequence.dtype)]
-        args.append(tree.map_structure(_spec_of_state, states))
+        one_step = keras.KerasTensor((None, *sequence.shape[2:]), sequence.dtype)
+        args = (one_step, tree.map_structure(_spec_of_state, states))
         kwargs = {}
     inputs: dict[int, keras.KerasTensor] = {}
 

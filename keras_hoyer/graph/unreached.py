@@ -56,7 +56,7 @@ class Unreached:
     def share(self) -> float:
         """Share of the model's parameters that is in these kernels."""
         size = sum(math.prod(kernel.shape) for kernel in self.reasons)
-        return size / max(self._graph.model.count_params(), 1)
+        return float(size / max(self._graph.model.count_params(), 1))
 
     def describe(self) -> str:
         """The layers by what fixes them."""
@@ -91,14 +91,14 @@ class Unreached:
             return "it takes no part in the model's outputs"
         # What fixes the channels that it makes says more than what fixes those that it reads.
         order = sorted(range(len(known.axes)), key=lambda index: index in known.reads)
-        labels = [known.axes[i].labels for i in order if known.axes[i] is not None]
+        labels = [axis.labels for axis in (known.axes[i] for i in order) if axis is not None]
         if any(self._free[graph.roots[line]].any() for line in labels):
             return None
         for line in labels:
             for by in graph.labels.reasons(line):
                 if by is not None:
-                    call = self._without_rule.get(id(by))
-                    return self._no_rule(call) if call else f"fixed by {graph.title(by)}"
+                    found = self._without_rule.get(id(by))
+                    return self._no_rule(found) if found else f"fixed by {graph.title(by)}"
         if any((graph.roots[line] != FROZEN).any() for line in labels):
             return "its channels are made by layers that are not to be cut"
         return "what it reads is fixed"

@@ -19,7 +19,7 @@ import numpy as np
 from keras import ops, tree
 
 from keras_hoyer._keras import has_mask, input_structure, projections
-from keras_hoyer.graph.arguments import accepted, for_rule
+from keras_hoyer.graph.arguments import all_labelled, for_rule, of_its_tensor
 from keras_hoyer.graph.axes import Axis, Tensor
 from keras_hoyer.graph.calls import WrappedCall
 from keras_hoyer.graph.facts import Facts, Size, title
@@ -73,7 +73,7 @@ class ChannelGraph(Facts):
         self._layer: Any = None  # the opened layer whose code is gone through
         self._results: dict[int, list[Tensor]] = {}
         self._given: list[Tensor] = []
-        self._pointwise: dict[tuple, bool] = {}
+        self._pointwise: dict[tuple[Any, ...], bool] = {}
 
         self.function = as_function(model)
         outputs = self.walk(self.function, [Tensor(x.shape) for x in self.function.inputs])
@@ -129,7 +129,7 @@ class ChannelGraph(Facts):
         self._operation = outer
         return outputs
 
-    def _called(self, operation: Any, args: tuple, kwargs: dict) -> Any:
+    def _called(self, operation: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         given = self._given = _tensors((args, kwargs))
         if isinstance(operation, keras.Model) and has_graph(operation):
             return self._nested(as_function(operation), args, kwargs)
@@ -138,7 +138,7 @@ class ChannelGraph(Facts):
             return self._ruled(operation, rule, follows, args, kwargs)
         labelled = any(x.labelled for x in given)
         if labelled and len(given) == 1 and self.is_pointwise(operation, given[0], args, kwargs):
-            return self.pointwise(given[0], _of_its_tensor(operation, args, kwargs))
+            return self.pointwise(given[0], of_its_tensor(operation, args, kwargs))
         if rule is not None:
             return self.opaque(operation, given, " (with LoRA, or quantized)")
         if labelled or getattr(operation, "weights", None):
@@ -182,7 +182,7 @@ class ChannelGraph(Facts):
                     axes[index] = None
         return Tensor(reference.shape, axes)
 
-    def _nested(self, function: Any, args: tuple, kwargs: dict) -> list[Tensor]:
+    def _nested(self, function: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor]:
         """The outputs of a model in the model."""
         inputs, rest = nested_inputs(function, args, kwargs)
         self.freeze(*(axis for x in _tensors(rest) for axis in x.axes))
@@ -198,7 +198,12 @@ class ChannelGraph(Facts):
         return [Tensor(x.shape) for x in expected]
 
     def _ruled(
-        self, operation: Any, rule: Callable, follows: bool, args: tuple, kwargs: dict
+        self,
+        operation: Any,
+        rule: Callable[..., Any],
+        follows: bool,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
     ) -> Any:
         """The outputs of a call, by a rule that may follow constants."""
         given = self._given
@@ -214,7 +219,7 @@ class ChannelGraph(Facts):
         self._freeze_masks({**taken.unnamed, **taken.refused}, given)
         arguments = (taken.args, taken.kwargs)
         if not follows:
-            arguments = tree.map_structure(_all_labelled, arguments)
+            arguments = tree.map_structure(all_labelled, arguments)
         result = rule(self, operation, *arguments[0], **arguments[1])
         outputs = tree.flatten(result)
         self._check_outputs(self.calls.node, outputs)
@@ -247,7 +252,7 @@ class ChannelGraph(Facts):
         pairs = zip(node.input_tensors, tree.flatten(args), strict=True)
         self.tensors.update((id(x), y) for x, y in pairs)
         with self.calls.wrapped(node, args, steps):
-            outputs = tree.flatten(self.call(layer, *args))
+            outputs: list[Tensor] = tree.flatten(self.call(layer, *args))
         self.tensors.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
         return outputs
 
@@ -272,9 +277,10 @@ class ChannelGraph(Facts):
         self.calls.add_unknown(operation, self._given, why)
         return [Tensor(x.shape) for x in self.calls.node.outputs]
 
-    def pointwise(self, x: Tensor, function: Callable) -> Tensor:
+    def pointwise(self, x: Tensor, function: Callable[..., Any]) -> Tensor:
         """The tensor after a function of each element alone."""
-        return Tensor(x.shape, [self._apply(axis, function) for axis in x.axes])
+        axes = [None if axis is None else self._apply(axis, function) for axis in x.axes]
+        return Tensor(x.shape, axes)
 
     def is_pointwise(
         self, operation: Any, x: Tensor | None = None, args: Any = None, kwargs: Any = None
@@ -293,11 +299,11 @@ class ChannelGraph(Facts):
         others = [v for v in tree.flatten((args, kwargs)) if not isinstance(v, Tensor)]
         key = (*function_key(operation, others), x and x.rank)
         if key not in self._pointwise:
-            call = _of_its_tensor(operation, args, kwargs)
+            call = of_its_tensor(operation, args, kwargs)
             self._pointwise[key] = works_on_each_element(call, probe_shape(x))
         return self._pointwise[key]
 
-    def activated(self, axis: Axis, activation: Callable | None) -> Axis:
+    def activated(self, axis: Axis, activation: Callable[..., Any] | None) -> Axis:
         """The axis after a layer's activation; one that mixes channels freezes them."""
         if activation is None or activation is keras.activations.linear:
             return axis
@@ -306,7 +312,7 @@ class ChannelGraph(Facts):
             return axis.having(np.nan)
         return self._apply(axis, activation)
 
-    def mixes(self, activation: Callable | None) -> bool:
+    def mixes(self, activation: Callable[..., Any] | None) -> bool:
         """Whether a layer's activation looks at several elements, as a softmax does."""
         return activation is not None and not self.is_pointwise(activation)
 
@@ -317,8 +323,8 @@ class ChannelGraph(Facts):
                 if one.shape[index] == two.shape[index]:
                     self.join(a, b)
 
-    def _apply(self, axis: Axis | None, function: Callable) -> Axis | None:
-        if axis is None or np.isnan(axis.constants).all():
+    def _apply(self, axis: Axis, function: Callable[..., Any]) -> Axis:
+        if np.isnan(axis.constants).all():
             return axis
         known = ~np.isnan(axis.constants)
         column = np.where(known, axis.constants, 0).astype("float32").reshape(-1, 1)
@@ -345,7 +351,7 @@ class ChannelGraph(Facts):
             for x in given:
                 self.freeze(*x.axes[: mask.rank])
 
-    def _check_outputs(self, node: Any, outputs: list) -> None:
+    def _check_outputs(self, node: Any, outputs: list[Any]) -> None:
         expected = [tuple(x.shape) for x in node.outputs]
         found = [_sizes(x) if isinstance(x, Tensor) else x for x in outputs]
         fits = len(found) == len(expected) and all(
@@ -365,7 +371,9 @@ def _sizes(x: Tensor) -> tuple[int | None, ...]:
     return tuple(n if a is None else len(a) for n, a in zip(x.shape, x.axes, strict=True))
 
 
-def _with_ranks(function: Any, size: Size, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+def _with_ranks(
+    function: Any, size: Size, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """The arguments of a nested model with the ranks that it gives them itself.
 
     Keras does not count on it when it works out the shapes inside.
@@ -379,20 +387,6 @@ def _tensors(value: Any) -> list[Tensor]:
     return [x for x in tree.flatten(value) if isinstance(x, Tensor)]
 
 
-def _of_its_tensor(operation: Any, args: tuple, kwargs: dict) -> Callable:
-    """The operation, or plain function, as a function of the only tensor in its arguments."""
-    call = getattr(operation, "call", operation)
-    kwargs = accepted(operation, kwargs)
-
-    def function(x: Any) -> Any:
-        def put(value: Any) -> Any:
-            return x if isinstance(value, Tensor) else value
-
-        return call(*tree.map_structure(put, args), **tree.map_structure(put, kwargs))
-
-    return function
-
-
 def _without_value(x: Any) -> Any:
     """An array or variable as a tensor of its shape."""
     return Tensor(x.shape) if ops.is_tensor(x) or isinstance(x, keras.Variable) else x
@@ -404,14 +398,3 @@ def _is_adapted(operation: Any) -> bool:
         getattr(part, "lora_enabled", False) or getattr(part, "quantization_mode", None)
         for part in (operation, *projections(operation).values())
     )
-
-
-def _all_labelled(x: Any) -> Any:
-    """The tensor with frozen channels for None, so that a user's rule need not ask for it."""
-    if not isinstance(x, Tensor):
-        return x
-    axes = [
-        Axis(np.zeros(n, "int64"), np.full(n, np.nan)) if axis is None and n is not None else axis
-        for axis, n in zip(x.axes, x.shape, strict=True)
-    ]
-    return Tensor(x.shape, axes)

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import keras
@@ -12,6 +12,7 @@ from keras import layers
 
 from keras_hoyer._keras import operations, projections
 from keras_hoyer.graph.axes import Axis, Tensor, along
+from keras_hoyer.graph.facts import Size
 from keras_hoyer.graph.rules.common import (
     added_constants,
     constants_of,
@@ -94,7 +95,7 @@ def _attend(
     for width in (inside.query, inside.value):
         graph.product(*rows, *columns, inside.heads, width)
 
-    def scale(size: Callable) -> float:
+    def scale(size: Size) -> float:
         # The scores are divided by the root of the width.
         return math.sqrt(size(inside.query) / len(inside.query))
 
@@ -119,7 +120,8 @@ def _output(
     values = graph.value(dense.kernel)
     if values is None:
         return out
-    query, key, content = (np.repeat(x, len(heads) // len(x), axis=0) for x in known)
+    constants = [np.repeat(x, len(heads) // len(x), axis=0) for x in known if x is not None]
+    query, key, content = constants  # with the values of one kernel those of all are known
     silent = (along(query, 1) == 0) | (along(key, 1) == 0)
     graph.read(inside.query.having(np.where(silent, 0, np.nan)))
     content = np.where(content == 0, 0, np.nan)  # zeros stay zeros however they are averaged
@@ -139,7 +141,7 @@ def _sequence_outputs(
     result = Tensor((*query.shape[:-1], width), (*(None for _ in query.shape[:-1]), out))
     if not scores:
         return result
-    shape = (query.shape[0], len(heads), *query.shape[1:-1], *key.shape[1:-1])
+    shape = [query.shape[0], len(heads), *query.shape[1:-1], *key.shape[1:-1]]
     axes = (None, heads.forget(), *(None for _ in shape[2:]))
     return result, Tensor(shape, axes)
 
@@ -149,7 +151,7 @@ def _freeze_masked(graph: ChannelGraph, heads: Axis | None, *masks: Any) -> None
     for mask in masks:
         if isinstance(mask, Tensor):
             graph.freeze(*mask.axes)
-        shape = getattr(mask, "shape", ())
+        shape: tuple[Any, ...] = getattr(mask, "shape", ())
         if len(shape) > 3 and shape[1] != 1:
             graph.freeze(heads)
 
@@ -176,13 +178,15 @@ def multi_head_attention(
         # JAX's attention takes only values that are as wide as the keys.
         graph.join(*widths)
     out = graph.channels(layer, "output", kernel.shape[-1])
-    inside = _Inside(heads, heads, *widths, out)
+    inside = _Inside(heads, heads, widths[0], widths[1], out)
     _freeze_masked(graph, heads, attention_mask)
     source, *_ = [_rows(graph, x) for x in (query, key, value)]
 
-    def update(size: Callable) -> dict:
+    def update(size: Size) -> dict[str, Any]:
         sizes = [size(axis) for axis in (heads, *widths)]
-        changes = dict(zip(("num_heads", "key_dim", "value_dim"), sizes, strict=True))
+        changes: dict[str, Any] = dict(
+            zip(("num_heads", "key_dim", "value_dim"), sizes, strict=True)
+        )
         row = query.shape[-1] if source is None else size(source)
         if layer.get_config()["output_shape"] or size(out) != row:
             changes["output_shape"] = (size(out),)
@@ -296,23 +300,25 @@ def _dot_product_attention(
     width = _same_axis(graph, [x.axes[3] for x in tensors], [x.shape[3] for x in tensors])
     if width is None:
         return Tensor(query.shape, (None, None, shared, None))
-    left, right, content = (x.axes[3] for x in tensors)
-    graph.read(_product_of(left, right))
+    graph.read(_product_of(query.axes[3], key.axes[3]))
 
-    def keep_scale(size: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+    def keep_scale(
+        size: Size, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> tuple[tuple[Any, ...], dict[str, Any]]:
         if size(width) == len(width) or kwargs.get("scale") is not None or len(args) > 5:
             return args, kwargs
         return args, {**kwargs, "scale": 1 / math.sqrt(len(width))}
 
     graph.rewrite(keep_scale)
-    return Tensor(query.shape, (None, None, shared, width.having(only_zeros(content).constants)))
+    return Tensor(query.shape, (None, None, shared, width))
 
 
 def _same_axis(
     graph: ChannelGraph, axes: Sequence[Axis | None], sizes: Sequence[int | None]
 ) -> Axis | None:
     """The joined axis of query, key and value, with no more known than zeros of the values."""
-    if None in axes or len(set(sizes)) > 1:
+    labelled = [axis for axis in axes if axis is not None]
+    if len(labelled) < len(axes) or len(set(sizes)) > 1:
         graph.freeze(*axes)
         return None
-    return graph.join(*axes).having(only_zeros(axes[2]).constants)
+    return graph.join(*labelled).having(only_zeros(labelled[2]).constants)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, overload
 
 import keras
 import numpy as np
@@ -22,7 +22,7 @@ def existing(module: Any, *names: str) -> list[type]:
     return [getattr(module, name) for name in names if hasattr(module, name)]
 
 
-def as_list(value: Any) -> list:
+def as_list(value: Any) -> list[Any]:
     """The entries of a list or tuple; what is none is one entry."""
     return list(value) if isinstance(value, (list, tuple)) else [value]
 
@@ -32,6 +32,14 @@ def as_tensor(operand: Any) -> Tensor:
     if isinstance(operand, Tensor):
         return operand
     return Tensor(operand.shape if hasattr(operand, "shape") else np.shape(operand))
+
+
+@overload
+def only_zeros(axis: Axis) -> Axis: ...
+
+
+@overload
+def only_zeros(axis: Axis | None) -> Axis | None: ...
 
 
 def only_zeros(axis: Axis | None) -> Axis | None:
@@ -46,7 +54,8 @@ def constants_of(axis: Axis | None, size: int) -> np.ndarray:
 
 def used_inputs(kernel: np.ndarray) -> np.ndarray:
     """Which outputs of a kernel `(taps, inputs, *outputs)` depend on which inputs."""
-    return kernel.any(axis=0)
+    used: np.ndarray = np.any(kernel, axis=0)
+    return used
 
 
 def added_constants(kernel: np.ndarray, constants: np.ndarray) -> np.ndarray:
@@ -87,7 +96,7 @@ def zeros_of(x: Tensor) -> Tensor:
     return Tensor(x.shape, [only_zeros(axis) for axis in x.axes])
 
 
-def concatenated(axes: Sequence[Axis | None], sizes: Shape) -> Axis | None:
+def concatenated(axes: Sequence[Axis | None], sizes: Sequence[int]) -> Axis | None:
     """The axis of several laid end to end."""
     if all(axis is None for axis in axes):
         return None
@@ -112,7 +121,7 @@ def image_channels(graph: ChannelGraph, layer: Any, x: Tensor) -> tuple[int, Axi
     return index, x.axes[index]
 
 
-def image_tensor(layer: Any, x: Tensor, index: int, axis: Axis | None, width: int) -> Tensor:
+def image_tensor(layer: Any, x: Tensor, index: int, axis: Axis | None, width: int | None) -> Tensor:
     """The output of a windowed layer: its spatial sizes play no part."""
     axes: list[Axis | None] = [None] * x.rank
     axes[index] = axis

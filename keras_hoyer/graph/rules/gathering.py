@@ -1,13 +1,13 @@
 """How channels are picked by an index, shifted round, and exchanged with places of an image."""
 
-from collections.abc import Callable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from keras import ops
 
 from keras_hoyer._keras import operations
 from keras_hoyer.graph.axes import Axis, Tensor, along
+from keras_hoyer.graph.facts import Size
 from keras_hoyer.graph.rules.common import (
     as_list,
     as_tensor,
@@ -29,19 +29,17 @@ def _roll(graph: ChannelGraph, operation: Any, x: Tensor) -> Any:
         return graph.opaque(operation, [x])
     shifts, axes = np.broadcast_arrays(as_list(shifts), np.asarray(as_list(axes)) % x.rank)
     pairs = list(zip(shifts.tolist(), axes.tolist(), strict=True))
-    indices = dict.fromkeys(axes.tolist())
+    before = {i: axis for i in dict.fromkeys(axes.tolist()) if (axis := x.axes[i]) is not None}
     last: dict[int, Axis] = {}  # the channels that come to the front
     rolled = list(x.axes)
-    for index in indices:
-        axis = x.axes[index]
-        if axis is not None:
-            # NumPy adds the shifts of an axis that is named several times.
-            shift = sum(n for n, i in pairs if i == index) % max(len(axis), 1)
-            last[index] = axis.take(slice(len(axis) - shift, None))
-            rolled[index] = axis.take(np.roll(np.arange(len(axis)), shift))
+    for index, axis in before.items():
+        # NumPy adds the shifts of an axis that is named several times.
+        shift = sum(n for n, i in pairs if i == index) % max(len(axis), 1)
+        last[index] = axis.take(slice(len(axis) - shift, None))
+        rolled[index] = axis.take(np.roll(np.arange(len(axis)), shift))
 
-    def update(size: Callable) -> dict:
-        if all(size(x.axes[index]) == len(x.axes[index]) for index in last):
+    def update(size: Size) -> dict[str, Any]:
+        if all(size(axis) == len(axis) for axis in before.values()):
             return {}
         left = [n for n, i in pairs if i not in last] + [size(axis) for axis in last.values()]
         return {"shift": left, "axis": [i for _, i in pairs if i not in last] + list(last)}
@@ -82,7 +80,7 @@ def _take_along_axis(graph: ChannelGraph, operation: Any, x: Tensor, indices: An
         if indices.shape[index] != 1 or n == 1:
             # What is picked of a constant is this constant.
             joined = graph.join(axis, indices.axes[index])
-            axis = joined if axis is None else joined.having(axis.constants)
+            axis = joined if axis is None or joined is None else joined.having(axis.constants)
         axes[index] = axis
     return Tensor(shape, axes)
 
@@ -119,11 +117,13 @@ def _numbered(operation: Any, x: Tensor, index: int, side: int) -> np.ndarray:
         index: the axis of its channels, which comes first in the result.
         side: the height and width of the image that is arranged.
     """
+    channels = cast("int", x.shape[index])  # the operation works on no other
     shape = [1 if i == 0 else side for i in range(x.rank)]
     shape[index] = -1
-    image = np.arange(x.shape[index], dtype="float32").reshape(
+    image = np.arange(channels, dtype="float32").reshape(
         [n if i == index else 1 for i, n in enumerate(shape)]
     )
-    shape[index] = x.shape[index]
+    shape[index] = channels
     result = operation.call(ops.convert_to_tensor(np.broadcast_to(image, shape)))
-    return np.moveaxis(ops.convert_to_numpy(result), index, 0).astype("int64")
+    numbers: np.ndarray = np.moveaxis(ops.convert_to_numpy(result), index, 0).astype("int64")
+    return numbers

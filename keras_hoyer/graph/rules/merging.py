@@ -97,9 +97,9 @@ def _dot(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Any:
 
 @rule(*operations("Einsum"))
 def _einsum(graph: ChannelGraph, operation: Any, *operands: Any, **kwargs: Any) -> Any:
-    operands = [as_tensor(x) for x in operands]
-    letters, target = _spelled_out(operation.subscripts, [x.rank for x in operands])
-    return _contracted(graph, operands, letters, target)
+    tensors = [as_tensor(x) for x in operands]
+    letters, target = _spelled_out(operation.subscripts, [x.rank for x in tensors])
+    return _contracted(graph, tensors, letters, target)
 
 
 def _spelled_out(equation: str, ranks: Sequence[int]) -> tuple[list[str], str]:
@@ -202,13 +202,13 @@ def _with_kernel(
     ]
     if len(kernels) != 1:
         return False
-    [(x, names)] = kernels
-    places = [name for name in sizes if name not in names and name != target[:1]]
+    [(kernel, names)] = kernels
+    places = [(axes[x], n) for x, n in sizes.items() if x not in names and x != target[:1]]
     graph.weight(
-        x.variable,
-        x.axes,
+        kernel.variable,
+        kernel.axes,
         reads=[index for index, name in enumerate(names) if name not in target],
-        uses=[(sizes[name] or 1) if axes[name] is None else axes[name] for name in places],
+        uses=[(n or 1) if axis is None else axis for axis, n in places],
     )
     return True
 

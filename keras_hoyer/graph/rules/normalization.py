@@ -27,9 +27,9 @@ def _batch_normalization(
         graph.weight(variable, (axis,), state=state)
     if axis is None:
         return forgetting(x)
-    if graph.values:
+    mean, variance = graph.value(layer.moving_mean), graph.value(layer.moving_variance)
+    if mean is not None and variance is not None:
         gamma, beta = graph.value(layer.gamma), graph.value(layer.beta)
-        mean, variance = graph.value(layer.moving_mean), graph.value(layer.moving_variance)
         constants = (axis.constants - mean) / np.sqrt(variance.astype("float64") + layer.epsilon)
         if gamma is not None:
             constants = np.where(gamma == 0, 0, constants * gamma)

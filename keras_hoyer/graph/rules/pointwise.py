@@ -42,7 +42,7 @@ def _layer_scale(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     graph.resize(layer, lambda size: {"projection_dim": size(axis)})
     if graph.values:
         gamma = graph.value(layer.gamma)
-        axis = axis.having(np.where(gamma == 0, 0, axis.constants * gamma))
+        return x.replace(-1, axis.having(np.where(gamma == 0, 0, axis.constants * gamma)))
     return x.replace(-1, axis)
 
 
@@ -101,7 +101,7 @@ def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: A
     if masks or graph.masked or None in sizes or not shares:
         return forgetting(x)
     # What is constant at all places that are compared gets an equal share of each.
-    share = 1 / math.prod(sizes)
+    share = 1 / math.prod(n for n in sizes if n is not None)
     compared = {index % x.rank for index in indices}
     known = [
         a
@@ -141,7 +141,7 @@ def _elementwise(graph: ChannelGraph, operation: Any, *operands: Any) -> Tensor:
     layers.Maximum,
     layers.Minimum,
 )
-def _merge(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Tensor:
+def _merge(graph: ChannelGraph, layer: Any, inputs: Sequence[Tensor]) -> Any:
     if len({x.rank for x in inputs}) > 1:
         return graph.opaque(layer, inputs)
     zero = isinstance(layer, _PRODUCTS)
@@ -168,7 +168,7 @@ def _glu(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
 
 
 def _combined(
-    graph: ChannelGraph, operands: Sequence[Any], function: Callable, zero: bool = False
+    graph: ChannelGraph, operands: Sequence[Any], function: Callable[..., Any], zero: bool = False
 ) -> Tensor:
     """The broadcast result of an operation on each element of several tensors.
 
@@ -203,7 +203,7 @@ def _column(x: Tensor, back: int, size: int) -> np.ndarray:
     return constants_of(axis if axis is None or len(axis) == size else None, size)
 
 
-def _computed(values: list, function: Callable, zero: bool, size: int) -> np.ndarray:
+def _computed(values: list[Any], function: Callable[..., Any], zero: bool, size: int) -> np.ndarray:
     known = [~np.isnan(v) for v in values if isinstance(v, np.ndarray)]
     every = np.logical_and.reduce(known)
     result = np.full(size, np.nan)

@@ -128,7 +128,8 @@ def _reduced(name: str, constants: np.ndarray, count: float) -> np.ndarray:
     if name.replace("Nanm", "M") in _MEANS:
         return constants
     if name == "Logsumexp":
-        return constants + np.log(count)
+        moved: np.ndarray = constants + np.log(count)
+        return moved
     return np.where(constants == 0, 0, np.nan)
 
 

@@ -1,7 +1,7 @@
 """How channels go through recurrent layers: those of a kind, and those around cells."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from keras import layers, ops, tree
@@ -123,11 +123,12 @@ def _settled(
         out, after = outputs[0], outputs[1:]
         settled = True
         for number, (one, two) in enumerate(zip(states, after, strict=True)):
-            axis = graph.join(one.axes[-1], two.axes[-1])
-            lost = (one.axes[-1].constants == 0) & (constants_of(two.axes[-1], len(axis)) != 0)
+            before = cast("Axis", one.axes[-1])
+            axis = graph.join(before, two.axes[-1])
+            lost = (before.constants == 0) & (constants_of(two.axes[-1], len(axis)) != 0)
             if lost.any():
                 settled = False
-                known = np.where(lost, np.nan, one.axes[-1].constants)
+                known = np.where(lost, np.nan, before.constants)
                 states[number] = one.replace(-1, axis.having(known))
         if settled or not graph.values:
             return out, after
@@ -163,12 +164,12 @@ def _gated(
         graph.weight(cell.bias, (*(None,) * (len(cell.bias.shape) - 1), wide))
     if graph.mixes(cell.activation) or graph.mixes(getattr(cell, "recurrent_activation", None)):
         graph.freeze(out)
-    kernel = graph.value(cell.kernel)
-    if kernel is not None:
+    kernel, recurrent = graph.value(cell.kernel), graph.value(cell.recurrent_kernel)
+    if kernel is not None and recurrent is not None:
         graph.read(source, _reached(kernel), (wide,))
         before = [state.axes[-1] for state in states]
-        out = out.having(_silent_units(graph, cell, cell.units, source, before))
-        graph.read(out, _reached(graph.value(cell.recurrent_kernel)), (wide,))
+        out = out.having(_silent_units(graph, cell, (kernel, recurrent), source, before))
+        graph.read(out, _reached(recurrent), (wide,))
     result = Tensor((x.shape[0], cell.units), (None, out))
     return result, [result for _ in states]
 
@@ -197,13 +198,13 @@ def _conv_lstm(
         graph.weight(state, axes, state=True)
     if graph.mixes(cell.activation) or graph.mixes(cell.recurrent_activation):
         graph.freeze(out)
-    kernel = graph.value(cell.kernel)
-    if kernel is not None:
+    kernel, recurrent = graph.value(cell.kernel), graph.value(cell.recurrent_kernel)
+    if kernel is not None and recurrent is not None:
         graph.read(source, _reached(kernel), (wide,))
         if not layer.stateful:
             before = [state.axes[index] for state in given] or [out.having(0)]
-            out = out.having(_silent_units(graph, cell, units, source, before))
-        graph.read(out, _reached(graph.value(cell.recurrent_kernel)), (wide,))
+            out = out.having(_silent_units(graph, cell, (kernel, recurrent), source, before))
+        graph.read(out, _reached(recurrent), (wide,))
     shape: list[int | None] = [None] * (x.rank - 1)
     shape[index] = units
     step = Tensor(shape, [out if i == index else None for i in range(x.rank - 1)])
@@ -218,25 +219,25 @@ def _reached(kernel: np.ndarray) -> np.ndarray:
 def _silent_units(
     graph: ChannelGraph,
     cell: Any,
-    units: int,
+    kernels: tuple[np.ndarray, np.ndarray],
     source: Axis | None,
     states: Sequence[Axis | None],
 ) -> np.ndarray:
     """Zero for the units that start at zero and are never given anything else."""
+    units = kernels[1].shape[-2]
     # The candidate is the third of the four gates of an LSTM, the last of a GRU's three.
     candidate = 0 if isinstance(cell, layers.SimpleRNNCell) else 2 * units
     part = slice(candidate, candidate + units)
     origin = float(ops.convert_to_numpy(cell.activation(ops.zeros((1, 1))))[0, 0])
     if origin != 0 or not graph.is_pointwise(cell.activation):
         return np.full(units, np.nan)
-    kernel = _reached(graph.value(cell.kernel)[..., part])
-    recurrent = _reached(graph.value(cell.recurrent_kernel)[..., part])
+    kernel, recurrent = (_reached(values[..., part]) for values in kernels)
     driven = kernel[constants_of(source, len(kernel)) != 0].any(axis=0)
     for state in states:
         driven |= constants_of(state, units) != 0
-    if cell.bias is not None:
-        bias = graph.value(cell.bias)[..., part].reshape(-1, units)
-        driven |= (bias != 0).any(axis=0)
+    bias = graph.value(cell.bias)
+    if bias is not None:
+        driven |= (bias[..., part].reshape(-1, units) != 0).any(axis=0)
     while True:
         reached = driven | recurrent[driven].any(axis=0)
         if (reached == driven).all():

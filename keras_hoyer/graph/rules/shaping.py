@@ -1,6 +1,6 @@
 """How channels are moved about: reshapes, transposes, slices, padding."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -8,6 +8,7 @@ from keras import layers
 
 from keras_hoyer._keras import operations
 from keras_hoyer.graph.axes import Axis, Tensor
+from keras_hoyer.graph.facts import Size
 from keras_hoyer.graph.rules.common import Shape, as_list, concatenated, rule, spec_of
 from keras_hoyer.graph.walk import ChannelGraph
 
@@ -38,7 +39,7 @@ def _reshape(graph: ChannelGraph, operation: Any, x: Tensor) -> Tensor:
     return result
 
 
-def _resized(shape: Shape, axes: Sequence[Axis | None], size: Callable) -> tuple:
+def _resized(shape: Shape, axes: Sequence[Axis | None], size: Size) -> tuple[int | None, ...]:
     return tuple(
         n if axis is None or n is None or n < 0 else size(axis)
         for n, axis in zip(shape, axes, strict=True)
@@ -56,34 +57,51 @@ def _reshaped(graph: ChannelGraph, x: Tensor, shape: Shape) -> Tensor:
             break
         start, stop = i - 1, j - 1
         left, right = x.shape[start], shape[stop]
-        while None not in (left, right) and left != right:
+        while left is not None and right is not None and left != right:
             if left < right:
                 start -= 1
-                left = None if start < 0 or x.shape[start] is None else left * x.shape[start]
+                left = _times(left, x.shape, start)
             else:
                 stop -= 1
-                right = None if stop < 0 or shape[stop] is None else right * shape[stop]
+                right = _times(right, shape, stop)
         if left is None or right is None:
             break
-        axes[stop:j] = _block(graph, x.shape[start:i], x.axes[start:i], shape[stop:j])
+        # With an open size there would be no product.
+        before, after = _known(x.shape[start:i]), _known(shape[stop:j])
+        axes[stop:j] = _block(graph, before, x.axes[start:i], after)
         i, j = start, stop
     graph.freeze(*x.axes[:i])
     return Tensor(shape, axes)
 
 
+def _known(shape: Shape) -> list[int]:
+    return [n for n in shape if n is not None]
+
+
+def _times(count: int, shape: Shape, index: int) -> int | None:
+    """The product with a size of a shape; None if there is none, or it is open."""
+    n = None if index < 0 else shape[index]
+    return None if n is None else count * n
+
+
 def _block(
-    graph: ChannelGraph, before: Shape, axes: Sequence[Axis | None], after: Shape
+    graph: ChannelGraph,
+    before: Sequence[int],
+    axes: Sequence[Axis | None],
+    after: Sequence[int],
 ) -> list[Axis | None]:
     """Reshapes axes of sizes `before` to sizes `after`; at most one of them carries channels."""
     if len(before) == len(after) == 1:
         return list(axes)
     result: list[Axis | None] = [None] * len(after)
-    wide = [i for i, axis in enumerate(axes) if axis is not None and len(axis) > 1]
-    graph.freeze(*(axis for i, axis in enumerate(axes) if i not in wide[:1]))
+    pairs = enumerate(axes)
+    wide = [(i, axis) for i, axis in pairs if axis is not None and len(axis) > 1]
     if not wide:
+        graph.freeze(*axes)
         return result
-    axis = axes[wide[0]]
-    numbers = np.arange(len(axis)).reshape([-1 if i == wide[0] else 1 for i in range(len(before))])
+    place, axis = wide[0]
+    graph.freeze(*(other for i, other in enumerate(axes) if i != place))
+    numbers = np.arange(len(axis)).reshape([-1 if i == place else 1 for i in range(len(before))])
     numbers = np.broadcast_to(numbers, before).reshape(after)
     best = 1
     for index, n in enumerate(after):
@@ -234,7 +252,7 @@ def _split(graph: ChannelGraph, operation: Any, x: Tensor) -> list[Tensor]:
         results.append(Tensor(shape, axes))
     if axis is not None:
 
-        def update(size: Callable) -> dict:
+        def update(size: Size) -> dict[str, Any]:
             sizes = [size(result.axes[index]) for result in results]
             if sizes == [len(piece) for piece in pieces]:
                 return {}
@@ -257,11 +275,10 @@ def _get_item(graph: ChannelGraph, operation: Any, x: Tensor, key: Any) -> Any:
     keys = list(key) if isinstance(key, tuple) else [key]
     if not all(k is None or k is Ellipsis or isinstance(k, (int, slice)) for k in keys):
         return graph.opaque(operation, [x])
-    count = sum(k is not None and k is not Ellipsis for k in keys)
-    fill = [slice(None)] * (x.rank - count)
-    at = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
-    keys = keys + fill if at is None else keys[:at] + fill + keys[at + 1 :]
-    result, cuts, index = [], {}, 0
+    keys = _filled(keys, x.rank)
+    result: list[Axis | None] = []
+    cuts: dict[int, tuple[Axis, Axis]] = {}
+    index = 0
     for place, entry in enumerate(keys):
         if entry is None:
             result.append(None)
@@ -281,7 +298,9 @@ def _get_item(graph: ChannelGraph, operation: Any, x: Tensor, key: Any) -> Any:
         result.append(axis.take(entry))
     if cuts:
 
-        def change(size: Callable, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        def change(
+            size: Size, args: tuple[Any, ...], kwargs: dict[str, Any]
+        ) -> tuple[tuple[Any, ...], dict[str, Any]]:
             changed = list(keys)
             for place, (skipped, kept) in cuts.items():
                 first = size(skipped)
@@ -291,6 +310,14 @@ def _get_item(graph: ChannelGraph, operation: Any, x: Tensor, key: Any) -> Any:
 
         graph.rewrite(change)
     return Tensor(operation.compute_output_spec(spec_of(x), key).shape, result)
+
+
+def _filled(keys: list[Any], rank: int) -> list[Any]:
+    """The keys with a slice of everything for each axis that they do not name."""
+    count = sum(k is not None and k is not Ellipsis for k in keys)
+    fill = [slice(None)] * (rank - count)
+    at = next((i for i, k in enumerate(keys) if k is Ellipsis), None)
+    return keys + fill if at is None else keys[:at] + fill + keys[at + 1 :]
 
 
 @rule(*operations("Pad"))
@@ -307,7 +334,7 @@ def _pad(graph: ChannelGraph, operation: Any, x: Tensor, constant_values: Any = 
         if axis is None:
             continue
         if padded not in ([], [index]):  # the padding lies beside the channel's own values
-            axes[index] = axis.having(np.where(axis.constants == value, value, np.nan))
+            axis = axes[index] = axis.having(np.where(axis.constants == value, value, np.nan))
         if index in padded:
             ends = [
                 graph.channels(operation, f"{end}{index}", count, optional=True).having(value)
@@ -316,10 +343,10 @@ def _pad(graph: ChannelGraph, operation: Any, x: Tensor, constant_values: Any = 
             if operation.mode != "constant":
                 graph.freeze(axis, *ends)
             added[index] = ends
-            parts = [ends[0], axes[index], ends[1]]
+            parts = [ends[0], axis, ends[1]]
             axes[index] = concatenated(parts, [len(part) for part in parts])
 
-    def update(size: Callable) -> dict:
+    def update(size: Size) -> dict[str, Any]:
         width = [list(pair) for pair in pairs]
         for index, ends in added.items():
             width[index] = [size(end) for end in ends]

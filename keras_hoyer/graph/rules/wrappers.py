@@ -17,8 +17,9 @@ def _bidirectional(
     graph: ChannelGraph, layer: Any, x: Tensor, initial_state: Any = None, **kwargs: Any
 ) -> Any:
     sides = (layer.forward_layer, layer.backward_layer)
-    rules = [find_rule(side)[0] for side in sides]
-    if not all(isinstance(side, layers.RNN) for side in sides) or None in rules:
+    found = [find_rule(side)[0] for side in sides]
+    rules = [one for one in found if one is not None]
+    if not all(isinstance(side, layers.RNN) for side in sides) or len(rules) < len(sides):
         return graph.opaque(layer, [x], f" (around {title(layer.forward_layer)})")
     given = list(initial_state or ())
     half = len(given) // 2
