@@ -295,3 +295,16 @@ def test_what_is_wrapped_and_loses_nothing_is_copied(name, tmp_path):
     assert largest_difference(small, keras.models.load_model(tmp_path / "small.keras")) == 0
     held = {id(variable) for variable in model.weights}
     assert not any(id(variable) in held for variable in small.weights)
+
+
+def test_states_that_are_given_stay_as_wide():
+    x, state = keras.Input((5, 4)), keras.Input((6,))
+    y = layers.RNN(layers.SimpleRNNCell(6))(layers.Dense(8)(x), initial_state=[state])
+    model = randomize(keras.Model([x, state], layers.Dense(3)(y)))
+    kh.prune(model, kh.criteria.TargetSparsity(0.4, scope="layer"), kh.patterns.Channel())
+    small = kh.shrink(model)
+    rng = np.random.default_rng(0)
+    inputs = [rng.normal(size=shape).astype("float32") for shape in ((2, 5, 4), (2, 6))]
+    one, two = (keras.ops.convert_to_numpy(m(inputs)) for m in (model, small))
+    assert small.count_params() < model.count_params()
+    np.testing.assert_allclose(one, two, atol=1e-5 * np.abs(one).max())

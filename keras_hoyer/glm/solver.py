@@ -137,10 +137,7 @@ def solve(
         The solution; also where it has not converged.
     """
     floor = least_rho(penalty, strengths)
-    if rho is None:
-        rows, columns = problem.x.shape
-        # Between the mean curvature and that of the directions which the rows see.
-        rho = max(problem.curvature * np.sqrt(columns / min(rows, columns)), 2 * floor)
+    rho = _first_rho(problem, floor) if rho is None else rho
     # Over-relaxation is for convex penalties.
     relaxation = _RELAXATION if floor == 0 and penalty.convex else 1.0
     scale = max(float(np.abs(problem.null_gradient).max()), 1e-300)
@@ -169,6 +166,12 @@ def solve(
                 u, xu, rho = u * (rho / wanted), xu * (rho / wanted), wanted
     converged = max(primal, dual) <= tol
     return Solution(z, problem.best_intercept(z, intercept), steps, primal, dual, converged)
+
+
+def _first_rho(problem: Problem, floor: float) -> float:
+    """Between the mean curvature and that of the directions which the rows see."""
+    rows, columns = problem.x.shape
+    return float(max(problem.curvature * np.sqrt(columns / min(rows, columns)), 2 * floor))
 
 
 def least_rho(penalty: NormPenalty, strengths: Array) -> float:

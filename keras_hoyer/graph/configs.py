@@ -42,7 +42,7 @@ def find_updates(
     sizes = [(before, after) for before, after in sizes if before != after]
     options = {place: list(_resized(_at(config, place), sizes)) for place in _places(config)}
     options = {place: found for place, found in options.items() if found}
-    helpful: dict[tuple, int] = {}
+    helpful: dict[tuple[Any, ...], int] = {}
     for place, found in options.items():
         for size in found:
             shapes = shapes_with(_changed(config, {place: size}))
@@ -73,7 +73,7 @@ def _nearer(base: Shapes, shapes: Shapes, expected: Shapes) -> bool:
     return bool(changed) and all(after == wanted for after, wanted in changed)
 
 
-def _changed(config: dict[str, Any], changes: dict[tuple, int]) -> dict[str, Any]:
+def _changed(config: dict[str, Any], changes: dict[tuple[Any, ...], int]) -> dict[str, Any]:
     """The top-level entries of a config that change with the numbers at some places."""
     changed = config
     for place, size in changes.items():

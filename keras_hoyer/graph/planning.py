@@ -210,7 +210,7 @@ class Planner:
         return find_updates(config, sizes, expected, shapes_with)
 
     def _shapes_of(
-        self, layer: keras.Layer, updates: dict[str, Any], args: tuple, kwargs: dict
+        self, layer: keras.Layer, updates: dict[str, Any], args: Any, kwargs: Any
     ) -> Shapes | None:
         """The shapes of the weights of a layer with other entries in its config."""
         try:

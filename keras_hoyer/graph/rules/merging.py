@@ -49,9 +49,14 @@ def _end_to_end(graph: ChannelGraph, inputs: Sequence[Any], axis: int) -> Tensor
     axes: list[Axis | None] = []
     for i in range(inputs[0].rank):
         line = [x.axes[i] for x in inputs]
+        if i == index and None in sizes:
+            graph.freeze(*line)  # where its channels come to lie is not known
+            axes.append(None)
+            shape[i] = None
+            continue
         if i == index:
             axes.append(concatenated(line, sizes))
-            shape[i] = None if None in sizes else sum(sizes)
+            shape[i] = sum(sizes)
             continue
         axes.append(_shared(graph, line))
     return Tensor(shape, axes)

@@ -1,7 +1,7 @@
 """How channels go through recurrent layers: those of a kind, and those around cells."""
 
 from collections.abc import Sequence
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 from keras import layers, ops, tree
@@ -123,12 +123,14 @@ def _settled(
         out, after = outputs[0], outputs[1:]
         settled = True
         for number, (one, two) in enumerate(zip(states, after, strict=True)):
-            before = cast("Axis", one.axes[-1])
-            axis = graph.join(before, two.axes[-1])
-            lost = (before.constants == 0) & (constants_of(two.axes[-1], len(axis)) != 0)
+            axis = graph.join(one.axes[-1], two.axes[-1])
+            if axis is None:
+                continue
+            before = constants_of(one.axes[-1], len(axis))
+            lost = (before == 0) & (constants_of(two.axes[-1], len(axis)) != 0)
             if lost.any():
                 settled = False
-                known = np.where(lost, np.nan, before.constants)
+                known = np.where(lost, np.nan, before)
                 states[number] = one.replace(-1, axis.having(known))
         if settled or not graph.values:
             return out, after
