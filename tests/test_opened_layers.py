@@ -468,3 +468,31 @@ def test_reshapes_to_an_open_batch_and_length_stay_open(tmp_path):
     small.save(tmp_path / "small.keras")
     again = keras.models.load_model(tmp_path / "small.keras")
     assert difference(small, again, sample(model, 4, 5)) == 0
+
+
+@register
+class Tempered(layers.Layer):
+    """Its width says more than a size: it divides by its root."""
+
+    def __init__(self, units, early=True, **kwargs):
+        super().__init__(**kwargs)
+        self.units, self.early = units, early
+        self.up, self.down = layers.Dense(units), layers.Dense(4)
+        if early:
+            self.factor = units**-0.5
+
+    def call(self, x):
+        factor = self.factor if self.early else self.units**-0.5
+        return self.down(ops.relu(self.up(x)) * factor)
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_config_whose_number_is_more_than_a_width_is_not_used(early):
+    x = inputs = keras.Input((6,))
+    model = keras.Model(inputs, layers.Dense(3)(Tempered(9, early, name="tempered")(x)))
+    randomize(model)
+    cut(model)
+    small = kh.shrink(model)
+    assert not isinstance(small.get_layer("tempered"), Tempered)
+    assert small.count_params() < model.count_params()
+    assert difference(model, small, sample(model)) < 1e-5

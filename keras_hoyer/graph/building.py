@@ -38,6 +38,7 @@ class Builder:
     Args:
         graph: the channels of the model.
         removed: whether each root of the graph goes.
+        keep_classes: whether layers that are made of layers may be made from their own configs.
 
     Attributes:
         steps: for each functional graph, by its id, the new inputs, and the calls in their order:
@@ -48,7 +49,7 @@ class Builder:
         plan: which way the layers without a rule go.
     """
 
-    def __init__(self, graph: ChannelGraph, removed: np.ndarray) -> None:
+    def __init__(self, graph: ChannelGraph, removed: np.ndarray, keep_classes: bool = True) -> None:
         self.graph = graph
         self.removed = removed
         self.classes = {type(layer).__name__: type(layer) for layer in _keras.all_of(graph.model)}
@@ -72,7 +73,7 @@ class Builder:
                 if shift.any():
                     self.shifts[id(read.layer)] = (read, shift)
         adding = [(read.layer, read.axis) for read, _ in self.shifts.values() if read.bias is None]
-        self.plan = Planner(graph, removed, self.partners, adding).make()
+        self.plan = Planner(graph, removed, self.partners, adding, keep_classes).make()
 
     def kept(self, axis: Axis) -> np.ndarray:
         """Which channels of the axis are left."""

@@ -98,7 +98,7 @@ def _inputs(model: keras.Model, function: Any, sample: Any) -> tuple[Arrays | No
     if not any(dtype == "string" for _, dtype in specs):
         open_axes = any(size is None for shape, _ in specs for size in shape[1:])
         # A net of images may need more than the steps of a sequence, and a table have fewer rows.
-        tries = [(n, None) for n in ((32, 8, 128, 256) if open_axes else (32,))]
+        tries = [(n, None) for n in ((32, 8, 4, 128, 256) if open_axes else (32,))]
         for unknown, limit in (*tries, (32, 2), (8, 2)):
             inputs = random_arrays(function, specs, SAMPLES, unknown, limit)
             try:

@@ -22,6 +22,7 @@ from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.opened import depends_on_training
 from keras_hoyer.graph.opening import as_function, call_on, has_graph
 from keras_hoyer.graph.remaking import comes_from_config, config_of, made_from_config
+from keras_hoyer.graph.state import layer_pairs
 from keras_hoyer.graph.undrawn import without_drawing
 from keras_hoyer.graph.walk import ChannelGraph, Fixed
 
@@ -47,6 +48,11 @@ class Plan:
     in_place: set[int] = dataclasses.field(default_factory=set)
     fixed: list[Fixed] = dataclasses.field(default_factory=list)
 
+    @property
+    def uses_configs(self) -> bool:
+        """Whether something is made from a config in which numbers were replaced."""
+        return bool(self.whole or self.updates)
+
 
 class Planner:
     """Makes a `Plan`.
@@ -56,6 +62,7 @@ class Planner:
         removed: whether each root of the graph goes.
         apart: the ids of the layers that are not looked at.
         needs_bias: the axes whose constants a new bias has to take up, with their layers.
+        keep_classes: whether layers and the model may be made from their own configs.
     """
 
     def __init__(
@@ -64,11 +71,13 @@ class Planner:
         removed: np.ndarray,
         apart: Iterable[int],
         needs_bias: Iterable[tuple[Any, Axis]],
+        keep_classes: bool = True,
     ) -> None:
         self.graph = graph
         self.removed = removed
         self.apart = set(apart)
         self.needs_bias = list(needs_bias)
+        self.keep_classes = keep_classes
         self.plan = Plan()
         self.seen: set[int] = set()
         self._shapes: dict[tuple[Any, ...], Shapes | None] = {}
@@ -93,7 +102,9 @@ class Planner:
     def whole(self) -> dict[str, Any] | None:
         """The entries of the model's own config with which it has all new sizes."""
         model = self.graph.model
-        if not _of_own_class(model) or self.needs_bias or not self.removed.any():
+        if not (_of_own_class(model) and self.keep_classes and self.removed.any()):
+            return None
+        if self.needs_bias:
             return None
         weights = [self.graph.weights.get(id(v)) for v in model.weights]
         axes = [axis for weight in weights if weight for axis in weight.axes if axis is not None]
@@ -118,7 +129,7 @@ class Planner:
                     call_on(new, inputs, like=model)
             except Exception:  # whatever a class makes of sizes that do not suit it
                 return None
-            return [tuple(variable.shape) for variable in new.weights]
+            return _shapes_if_alike(model, new)
 
         return find_updates(config, sizes, expected, shapes_with)
 
@@ -186,7 +197,7 @@ class Planner:
     def _updates(self, node: Any, cut: set[Kind]) -> dict[str, Any] | None:
         """The entries of the layer's config with which it has the sizes after a cut of these."""
         layer = node.operation
-        config = config_of(layer)
+        config = config_of(layer) if self.keep_classes else None
         if config is None:
             return None
         expected = [self._shape_of(variable, cut) for variable in layer.weights]
@@ -219,7 +230,7 @@ class Planner:
                 new(*args, **kwargs)
         except Exception:  # whatever a class makes of sizes that do not suit it
             return None
-        return [tuple(variable.shape) for variable in new.weights]
+        return _shapes_if_alike(layer, new)
 
     def _shape_of(self, variable: Any, cut: set[Kind]) -> tuple[int, ...]:
         weight = self.graph.weights.get(id(variable))
@@ -239,6 +250,20 @@ class Planner:
             for n, axis in zip(x.shape, known.axes, strict=True)
         ]
         return keras.KerasTensor(shape, x.dtype)
+
+
+def _shapes_if_alike(old: keras.Layer, new: keras.Layer) -> Shapes | None:
+    """The shapes of the new weights; None if the new layer computes with other numbers.
+
+    A scale by the root of a width, say, is one that its own config changes with the width.
+    """
+    for one, two in layer_pairs(old, new):
+        theirs = _keras.attributes_of(two)
+        for name, value in _keras.attributes_of(one).items():
+            other = theirs.get(name)
+            if isinstance(value, float) and isinstance(other, float) and value != other:
+                return None
+    return [tuple(variable.shape) for variable in new.weights]
 
 
 def can_say_fewer(graph: ChannelGraph, groups: Sequence[Group]) -> bool:

@@ -8,7 +8,7 @@ import numpy as np
 
 from keras_hoyer._checks import warn
 from keras_hoyer.graph.axes import FROZEN, Read
-from keras_hoyer.graph.building import Builder
+from keras_hoyer.graph.building import Builder, ShrinkError
 from keras_hoyer.graph.checking import check_outputs
 from keras_hoyer.graph.summary import summary_of
 from keras_hoyer.graph.transfer import Transfer
@@ -85,25 +85,23 @@ def shrink(
             "Kept as they are, since LoRA adds to their kernels or they are quantized: layers "
             f"{', '.join(adapted)}. The order is: merge LoRA, prune, shrink, quantize."
         )
-    builder, small, fixed = _smaller(model)
+    builders, small, fixed = _shrunk(model)
+    if check:
+        try:
+            check_outputs(model, small, builders, sample)
+        except ShrinkError:
+            if not any(builder.plan.uses_configs for builder in builders):
+                raise
+            # A number in a config may mean more than a width: do without.
+            builders, small, fixed = _shrunk(model, keep_classes=False)
+            check_outputs(model, small, builders, sample)
     weights = find_weights(model)
-    unreached = Unreached(builder.graph, [weight for weight in weights if weight.is_kernel])
+    unreached = Unreached(builders[0].graph, [weight for weight in weights if weight.is_kernel])
     named = {id(weight.variable) for weight in unreached.reasons}
     messages = [unreached.message()] if unreached else []
     messages += _kept(weights, [place for place in fixed if id(place[0]) not in named])
     if messages:
         warn(" ".join(messages))
-    builders = [builder]
-    one = model
-    # What is left may be tied less: a convolution of one group in place of two, for instance.
-    while small.count_params() < one.count_params():
-        builder, smaller, _ = _smaller(small, again=True)
-        if smaller is None:
-            break
-        builders.append(builder)
-        one, small = small, smaller
-    if check:
-        check_outputs(model, small, builders, sample)
     if verbose:
         print(summary_of(model, small, builders[0]))
     shared = [f"{type(x).__name__} '{x.name}'" for x in builders[0].kept_shared]
@@ -116,18 +114,38 @@ def shrink(
     return small
 
 
-def _smaller(model: keras.Model, again: bool = False) -> tuple[Builder, Any, list[Fixed]]:
-    """The builder of a smaller model, the model, and what had to stay for want of a way to say it.
+def _shrunk(
+    model: keras.Model, keep_classes: bool = True
+) -> tuple[list[Builder], keras.Model, list[Fixed]]:
+    """The steps to a smaller model, the model, and what had to stay for want of a way to say it."""
+    builder, small, fixed = _smaller(model, keep_classes)
+    builders = [builder]
+    one = model
+    # What is left may be tied less: a convolution of one group in place of two, for instance.
+    while small.count_params() < one.count_params():
+        builder, smaller, _ = _smaller(small, keep_classes, again=True)
+        if smaller is None:
+            break
+        builders.append(builder)
+        one, small = small, smaller
+    return builders, small, fixed
+
+
+def _smaller(
+    model: keras.Model, keep_classes: bool, again: bool = False
+) -> tuple[Builder, Any, list[Fixed]]:
+    """One step to a smaller model, and the model.
 
     Args:
         model: the model.
+        keep_classes: whether layers that are made of layers may be made from their own configs.
         again: whether no model is to be built if nothing goes; it is None then.
     """
     fixed: list[Fixed] = []
     while True:
         graph = ChannelGraph(model, fixed=fixed)
         removed = _removable(graph)
-        builder = Builder(graph, removed)
+        builder = Builder(graph, removed, keep_classes)
         if again and not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
             return builder, None, fixed
         if not builder.plan.fixed:
