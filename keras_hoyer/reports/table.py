@@ -123,7 +123,7 @@ class Report:
 
     def _notes_on_effective_number(self) -> list[str]:
         wanted = round(EffectiveNumber().ratio * self.effective)
-        if wanted >= self.nonzero:
+        if not 0 < wanted < self.nonzero:
             return []
         return [
             f"`criteria.EffectiveNumber()` would cut {self.nonzero - wanted:,} more weights and "
