@@ -52,7 +52,7 @@ class GroupPenalty(Penalty):
         self.axis = _checked_axis(axis)
         if isinstance(pattern, dict):
             pattern = keras.saving.deserialize_keras_object(pattern)
-        if pattern is not None and not (isinstance(pattern, Pattern) and pattern.has_groups):
+        if pattern is not None and not (isinstance(pattern, KernelPattern) and pattern.has_groups):
             raise ValueError(
                 "Invalid value for argument `pattern`. Expected `None` or a `patterns.Block`: "
                 "other patterns have no groups to take norms of. "
