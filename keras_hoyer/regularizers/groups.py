@@ -52,7 +52,7 @@ class GroupPenalty(Penalty):
         self.axis = _checked_axis(axis)
         if isinstance(pattern, dict):
             pattern = keras.saving.deserialize_keras_object(pattern)
-        if pattern is not None and not (isinstance(pattern, KernelPattern) and pattern.has_groups):
+        if isinstance(pattern, type) or not getattr(pattern, "has_groups", pattern is None):
             raise ValueError(
                 "Invalid value for argument `pattern`. Expected `None` or a `patterns.Block`: "
                 "other patterns have no groups to take norms of. "
