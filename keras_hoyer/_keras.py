@@ -476,7 +476,8 @@ def graph_of(model: keras.Model) -> Any:
 def graph_attributes() -> frozenset[str]:
     """The attributes in which Sequential and functional models keep their graphs."""
     x = keras.Input((1,))
-    models = keras.Model(x, x), keras.Sequential([x, keras.layers.Identity()])
+    y = keras.layers.Identity()(x)  # an older Keras makes no model whose output is its input
+    models = keras.Model(x, y), keras.Sequential([x, keras.layers.Identity()])
     held = (name for m in models for name in (*vars(m), *vars(m).get("_modules", ())))
     return frozenset(held)
 

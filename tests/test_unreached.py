@@ -240,7 +240,7 @@ def test_a_pattern_that_divides_no_kernel_advises_no_empty_list():
 
 def test_a_gradual_cut_says_it_once():
     model = net(Block(64, name="block"))
-    model.compile("sgd", "mse")
+    model.compile("sgd", "mse", run_eagerly=True)  # the block wants numbers
     pruning = kh.callbacks.Pruning(
         kh.criteria.TargetSparsity(0.8), kh.schedules.Polynomial(0, 3), CHANNEL
     )
