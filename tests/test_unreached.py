@@ -43,8 +43,9 @@ class Cell(layers.Layer):
         self.kernel = self.add_weight(shape=(shape[-1], 8), name="kernel")
 
     def call(self, x, states):
-        out = x @ self.kernel if ops.max(x) < 1e9 else states[0]
-        return out, [out]
+        if isinstance(x, keras.KerasTensor):
+            raise TypeError("only numbers")
+        return x @ self.kernel, [x @ self.kernel]
 
     def compute_output_spec(self, x, states):
         return keras.KerasTensor((*x.shape[:-1], 8)), states
