@@ -543,3 +543,30 @@ def test_a_train_step_of_ones_own_is_said_to_be_left_behind():
     model = Trained(base.inputs, base.outputs)
     with pytest.warns(UserWarning, match="`train_step` of Trained"):
         shrunk(model)
+
+
+def test_weights_that_a_class_changes_when_it_loads_them_stay():
+    class Rescaling(layers.Layer):
+        """Its own loading makes something else of the values, as for another resolution."""
+
+        def build(self, shape):
+            self.table = self.add_weight(shape=(shape[-1],), initializer="ones", name="table")
+
+        def call(self, x):
+            return ops.sort(x * self.table, axis=-1)
+
+        def save_own_variables(self, store):
+            store["0"] = ops.convert_to_numpy(self.table)
+
+        def load_own_variables(self, store):
+            self.table.assign(np.asarray(store["0"]) * 2)
+
+    x = inputs = keras.Input((4,))
+    model = keras.Model(inputs, layers.Dense(2)(layers.Dense(6)(Rescaling()(x))))
+    kernel, bias = (np.array(w) for w in model.layers[2].get_weights())
+    kernel[:, :3], bias[:3] = 0, 0
+    model.layers[2].set_weights([kernel, bias])
+    small = shrink(model)
+    assert small.layers[2].units == 3
+    table = ops.convert_to_numpy(small.layers[1].table)
+    np.testing.assert_array_equal(table, np.ones(4, "float32"))

@@ -111,6 +111,11 @@ def _carry_own_variables(old: keras.Layer, new: keras.Layer) -> None:
     store: dict[str, Any] = {}
     old.save_own_variables(store)
     new.load_own_variables({name: _array(value) for name, value in store.items()})
+    if old is not new:
+        # What a class makes of values that it loads, such as other resolutions, was made already.
+        for source, target in zip(old.weights, new.weights, strict=False):
+            if source.shape == target.shape:
+                target.assign(source)
 
 
 def _has_own(layer: keras.Layer, method: str) -> bool:

@@ -101,7 +101,7 @@ def _softmax(graph: ChannelGraph, layer: Any, x: Tensor, *args: Any, **kwargs: A
     if masks or graph.masked or None in sizes or not shares:
         return forgetting(x)
     # What is constant at all places that are compared gets an equal share of each.
-    share = 1 / math.prod(n for n in sizes if n is not None)
+    share = 1 / max(math.prod(n for n in sizes if n is not None), 1)
     compared = {index % x.rank for index in indices}
     known = [
         a
