@@ -310,6 +310,9 @@ def test_functions_of_each_element_are_told_from_others(shape):
     assert [k for k, f in MIXING.items() if works_on_each_element(f, shape)] == []
 
 
+@pytest.mark.skipif(
+    keras.__version__.startswith("3.12."), reason="Keras' scan of one entry calls itself for ever"
+)
 def test_an_operation_is_looked_at_on_more_than_one_entry():
     inputs = keras.Input((1, 6))
     x = ops.associative_scan(ops.add, layers.Dense(8)(inputs), axis=1)
