@@ -1,12 +1,14 @@
 """Does pruning hold on several devices as it does on one?
 
-`KERAS_BACKEND=tensorflow python benchmarks/distribution.py`, or with jax or torch, trains a small net
-on scikit-learn's digits with each of the backend's ways to spread training over devices, virtual ones
-of this processor, or over processes, and once on a single device with the same batches. For each
-way and for `callbacks.Pruning`, `callbacks.BudgetPruning` and a coupled penalty it records whether
-all workers hold the same zeros, whether these are those of one device, and the largest difference
-of the weights; and whether the result shrinks and exports. `--output` gets the table as JSON, to
-which each backend adds its own rows.
+    KERAS_BACKEND=tensorflow python benchmarks/distribution.py
+
+With jax or torch, too. It trains a small net on scikit-learn's digits with each of the backend's
+ways to spread training over devices, virtual ones of this processor, or over processes, and once on
+a single device with the same batches. For each way and for `callbacks.Pruning`,
+`callbacks.BudgetPruning` and a coupled penalty it records whether all workers hold the same zeros,
+whether these are those of one device, and the largest difference of the weights; and whether the
+result shrinks and exports. `--output` gets the table as JSON, to which each backend adds its own
+rows.
 
 Where Keras' `fit` does not run over processes (PyTorch's DistributedDataParallel, TensorFlow's
 MultiWorkerMirroredStrategy) the loop is written by hand and `prune` cuts between epochs.
