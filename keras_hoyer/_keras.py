@@ -9,6 +9,7 @@ import contextlib
 import functools
 import importlib
 import sys
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
@@ -326,9 +327,19 @@ def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Ite
         layers: those to which it applies: what they call is recorded in place of the call.
         gone: gets those that were gone through.
     """
-    known = {id(layer) for layer in layers}
+    known, classes = {id(layer) for layer in layers}, {type(layer) for layer in layers}
+    # One thread at a time, or another would put back what is not its own.
+    with _CALLS_REPLACED, _calls_replaced(known, classes, gone):
+        yield
+
+
+_CALLS_REPLACED = threading.RLock()
+
+
+@contextlib.contextmanager
+def _calls_replaced(known: set[int], classes: set[type], gone: list[keras.Layer]) -> Iterator[None]:
     # Looked up before any is replaced, since one class may inherit from another.
-    calls = {cls: cls.__call__ for cls in {type(layer) for layer in layers}}
+    calls = {cls: cls.__call__ for cls in classes}
     own = {cls for cls in calls if "__call__" in vars(cls)}
 
     def through(original: Callable[..., Any]) -> Callable[..., Any]:

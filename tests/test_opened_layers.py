@@ -496,3 +496,20 @@ def test_a_config_whose_number_is_more_than_a_width_is_not_used(early):
     assert not isinstance(small.get_layer("tempered"), Tempered)
     assert small.count_params() < model.count_params()
     assert difference(model, small, sample(model)) < 1e-5
+
+
+def test_an_activity_regularizer_of_the_layer_is_not_lost():
+    x = inputs = keras.Input((None, 6))
+    block = HandMade(8, 2, name="block", activity_regularizer=keras.regularizers.L2(0.1))
+    model = randomize(keras.Model(inputs, layers.Dense(3)(layers.Dense(10)(block(x)))))
+    cut(model)
+    with pytest.warns(UserWarning, match="it has an activity regularizer"):
+        small = kh.shrink(model)
+    assert small.get_layer("block").activity_regularizer.l2 == pytest.approx(0.1)
+    assert difference(model, small, sample(model, 2, 5)) < 1e-5
+
+
+@pytest.mark.parametrize("verbose", ["yes", 2, None])
+def test_a_wrong_verbose_is_refused_at_once(verbose):
+    with pytest.raises(ValueError, match="Invalid value for argument `verbose`"):
+        kh.shrink(None, verbose=verbose)

@@ -1,6 +1,7 @@
 """The private names of Keras do what the package expects of them."""
 
 import sys
+import threading
 
 import keras
 import numpy as np
@@ -477,3 +478,25 @@ def test_random_generators_are_found_in_all_layers():
     inner = keras.Sequential([keras.Input((3,)), dropout])
     model = keras.Sequential([inner, keras.layers.Dense(2)])
     assert _keras.seed_generators(model) == [dropout.seed_generator]
+
+
+def test_layers_are_gone_through_by_several_threads_and_keep_their_class_as_it_is():
+    class Pair(keras.Layer):
+        def call(self, inputs):
+            return inputs, None
+
+    found = []
+
+    def trace(layer):
+        for _ in range(20):
+            gone = []
+            with _keras.going_through([layer], gone):
+                found.append(layer(keras.Input((3,)))[1] is None and gone == [layer])
+
+    threads = [threading.Thread(target=trace, args=(Pair(),)) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(found) == 80 and all(found)
+    assert "__call__" not in vars(Pair)

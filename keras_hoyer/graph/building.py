@@ -119,7 +119,7 @@ class Builder:
             known.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
             steps.append((node, new, args, kwargs, outputs))
         if isinstance(function, Opened):
-            _name_apart([new for _, new, *_ in steps])
+            _name_apart(steps)
             return keras.Model(inputs, [known[id(x)] for x in function.outputs], name=model.name)
         if isinstance(model, keras.Sequential):
             stack = [self.made[id(layer)][1] for layer in model.layers]
@@ -365,10 +365,11 @@ def _advice() -> str:
     )
 
 
-def _name_apart(operations: Sequence[Any]) -> None:
-    """Gives those of the same name others, as a model wants: those of several layers may share."""
-    named: dict[str, Any] = {}
-    for operation in operations:
+def _name_apart(steps: Sequence[Any]) -> None:
+    """Gives new layers of the same name others, as a model wants; those of several may share."""
+    kept = [new for node, new, *_ in steps if new is node.operation]
+    named = {operation.name: operation for operation in kept}  # they are the old model's, too
+    for _, operation, *_ in steps:
         name, number = operation.name, 0
         while named.setdefault(operation.name, operation) is not operation:
             number += 1

@@ -166,6 +166,8 @@ def _hidden(
         return f"its operation '{baked[0]}' is given the size of an open axis"
     if any(map(own_variables, gone_through)):
         return "it has weights of its own"
+    if any(part.activity_regularizer is not None for part in gone_through):
+        return "it has an activity regularizer"
     if scope.losses or scope.state_mapping:
         return "it adds losses or sets variables"
     return ""

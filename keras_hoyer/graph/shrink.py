@@ -6,7 +6,7 @@ from typing import Any
 import keras
 import numpy as np
 
-from keras_hoyer._checks import warn
+from keras_hoyer._checks import check_choice, warn
 from keras_hoyer.graph.axes import FROZEN, Read
 from keras_hoyer.graph.building import Builder, ShrinkError
 from keras_hoyer.graph.checking import check_outputs
@@ -64,8 +64,8 @@ def shrink(
     Raises:
         ShrinkError: a `ValueError`, if the smaller model gives other outputs, which names the first
             layer whose outputs differ; or if a layer that changes cannot be built from its config.
-        ValueError: if the model is not built, its graph cannot be seen, or it cannot be called on
-            `sample`.
+        ValueError: if the model is not built, its graph cannot be seen, it cannot be called on
+            `sample`, or `verbose` is neither 0 nor 1.
 
     >>> model = keras.Sequential([
     ...     keras.Input((4,)), keras.layers.Dense(8, "relu"), keras.layers.Dense(2)])
@@ -79,6 +79,7 @@ def shrink(
     >>> bool(np.allclose(small.predict(x, verbose=0), model.predict(x, verbose=0), atol=1e-5))
     True
     """
+    check_choice("verbose", int(verbose) if isinstance(verbose, bool) else verbose, (0, 1))
     adapted = find_adapted(model) if isinstance(model, keras.Model) else {}
     if adapted:
         warn(
