@@ -339,7 +339,7 @@ _CALLS_REPLACED = threading.RLock()
 @contextlib.contextmanager
 def _calls_replaced(known: set[int], classes: set[type], gone: list[keras.Layer]) -> Iterator[None]:
     # Looked up before any is replaced, since one class may inherit from another.
-    calls = {cls: cls.__call__ for cls in classes}
+    calls: dict[Any, Any] = {cls: cls.__call__ for cls in classes}
     own = {cls for cls in calls if "__call__" in vars(cls)}
 
     def through(original: Callable[..., Any]) -> Callable[..., Any]:
