@@ -107,10 +107,7 @@ class Calls:
         outputs = node.outputs
         if self._specs is not None:
             args, kwargs = node.arguments.fill_in(self._specs)
-            try:
-                outputs = _output_specs(node.operation, args, kwargs)
-            except Exception:  # a class may foresee its outputs for other arguments only
-                outputs = node.outputs
+            outputs = _output_specs(node.operation, args, kwargs)
             self._specs.update((id(x), y) for x, y in zip(node.outputs, outputs, strict=True))
         self.outputs = [self._open_again(y.shape) for y in outputs]
 
