@@ -81,6 +81,7 @@ def _averaging(layer: Any) -> Iterator[list[float]]:
     """
     seen = [0.0]
     call, momentum, trainable = layer.call, layer.momentum, layer.trainable
+    flags = [(variable, variable.trainable) for variable in layer.variables]
     own = vars(layer).get("call")
     vars(layer)["call"] = _in_training(layer, call, seen)
     try:
@@ -88,6 +89,9 @@ def _averaging(layer: Any) -> Iterator[list[float]]:
         yield seen
     finally:
         layer.trainable = trainable
+        for variable, flag in flags:  # which the layer's own flag has overwritten
+            if variable.trainable != flag:
+                variable.trainable = flag
         layer.momentum = momentum
         vars(layer).pop("call")
         if own is not None:

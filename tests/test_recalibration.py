@@ -138,3 +138,16 @@ def test_what_there_is_not_to_do_is_said():
         kh.recalibrate(network(), iter([]))
     with pytest.raises(ValueError, match=r"`batches`. Expected an integer, 1 or more"):
         kh.recalibrate(network(), np.ones((4, 4)), batches=0)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_what_is_trainable_stays_so(frozen):
+    norm = keras.layers.BatchNormalization()
+    model = keras.Sequential([keras.Input((2,)), norm])
+    norm.gamma.trainable = False
+    norm.trainable = not frozen
+    norm.gamma.trainable = False
+    before = [variable.trainable for variable in norm.variables]
+    kh.recalibrate(model, np.random.default_rng(0).normal(size=(8, 2)).astype("float32"))
+    assert [variable.trainable for variable in norm.variables] == before
+    assert norm.trainable is not frozen
