@@ -115,7 +115,7 @@ def _carry_own_variables(old: keras.Layer, new: keras.Layer) -> None:
         # What a class makes of values that it loads, such as other resolutions, was made already.
         for source, target in zip(old.weights, new.weights, strict=False):
             if source.shape == target.shape:
-                target.assign(source)
+                assign_copy(source, target)
 
 
 def _has_own(layer: keras.Layer, method: str) -> bool:
