@@ -72,7 +72,8 @@ def run(calls: str, out: str, model: str) -> None:
 def time_files(calls: str, times: str, *models: str) -> None:
     """Writes the medians of the first call."""
     arrays = _load(calls)[0]
-    medians = time_by_turns([prepare(model, arrays) for model in models], MOST, SECONDS)
+    taken = time_by_turns([prepare(model, arrays) for model in models], MOST, SECONDS)
+    medians = map(statistics.median, taken)
     with open(times, "w") as file:
         json.dump(dict(zip(models, medians, strict=True)), file)
 
@@ -92,8 +93,8 @@ def prepare(model: str, arrays: dict[str, Any]) -> Callable[[], Any]:
 
 def time_by_turns(
     calls: list[Callable[[], Any]], turns: int, seconds: float = float("inf")
-) -> list[float]:
-    """Median milliseconds of each call, by turns, for about so many seconds each at most."""
+) -> list[list[float]]:
+    """Milliseconds of each call in each turn, for about so many seconds each at most."""
     times: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + seconds * len(calls)
     for turn in range(turns):
@@ -103,7 +104,7 @@ def time_by_turns(
             start = time.perf_counter()
             call()
             each.append(1000 * (time.perf_counter() - start))
-    return [statistics.median(each) for each in times]
+    return times
 
 
 def _feed(session: Any, arrays: dict[str, Any]) -> dict[str, Any]:
