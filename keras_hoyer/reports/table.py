@@ -11,7 +11,7 @@ import numpy as np
 
 from keras_hoyer import measures
 from keras_hoyer._tables import html_lines, html_table, short_count, shorten, text_table
-from keras_hoyer.criteria import EffectiveNumber
+from keras_hoyer.criteria import EffectiveNumber, Measured
 from keras_hoyer.masks import known_mask
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.reports.account import Account
@@ -83,6 +83,8 @@ class Report:
         at_least: What the multiply-adds leave out, in words; empty if they are complete.
         effective: Effective number of nonzero weights of all kernels together, by which
             `criteria.EffectiveNumber` cuts them.
+        measured: What the cut measured that gave this report, if it went by files, as
+            `criteria.TargetLatency` does; else `None`.
     """
 
     total: int
@@ -96,6 +98,7 @@ class Report:
     flops_left: int | None
     at_least: str = ""
     effective: float = 0.0
+    measured: Measured | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as a dictionary of JSON values."""
@@ -119,6 +122,7 @@ class Report:
             *self._notes_on_zeros(),
             *self._notes_on_effective_number(),
             *self._notes_on_channels(),
+            *([str(self.measured)] if self.measured else []),
         ]
 
     def _notes_on_effective_number(self) -> list[str]:

@@ -13,6 +13,7 @@ from keras_hoyer.graph.costs import Costs
 from keras_hoyer.graph.planning import can_say_fewer
 from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph
+from keras_hoyer.masks import known_mask
 from keras_hoyer.patterns import Channel, KernelPattern, Pattern
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.scores import Score
@@ -94,6 +95,15 @@ class ModelUnits(Sequence[Units]):
             entry.restrict(kept, scored.values, round(float(np.mean(counts[entry.stack]))))
             for entry, kept, scored in triples
         ]
+
+    def masks(self, keep: Sequence[np.ndarray]) -> dict[Weight, np.ndarray]:
+        """Mask of each weight where these units stay; what was cut before stays cut."""
+        masks: dict[Weight, np.ndarray] = {}
+        for entry, kept in zip(self._units, keep, strict=True):
+            for weight, mask in entry.masks(kept).items():
+                known = masks.get(weight, known_mask(weight))
+                masks[weight] = mask if known is None else mask & known
+        return masks
 
     def scored(self) -> Sequence[Weight]:
         """All kernels whose importance the score is asked for."""
