@@ -110,15 +110,7 @@ class _Trials:
 
     def restrict(self, keep: Sequence[np.ndarray]) -> list[np.ndarray]:
         """The units that stay as the pattern, and the choice of widths, allow it."""
-        if self._multiple == 1:
-            return self._units.restrict(keep, self._scores)
-        wanted = [self._multiple * -(-np.count_nonzero(kept) // self._multiple) for kept in keep]
-        return [
-            entry.restrict(kept, scored.values, wanted=min(count, kept.size))
-            for entry, kept, scored, count in zip(
-                self._units, keep, self._scores, wanted, strict=True
-            )
-        ]
+        return self._units.restrict(keep, self._scores, self._multiple)
 
     def measured(self, keep: Sequence[np.ndarray], asked: float) -> Measured:
         """What was measured where just these units stay."""

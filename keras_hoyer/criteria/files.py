@@ -13,8 +13,9 @@ from keras_hoyer.criteria.base import Criterion, FileKind, FilesLeft, FlopsLeft,
 from keras_hoyer.criteria.search import Ranking, find_cut
 from keras_hoyer.patterns import Pattern
 
-# The formats that have a runtime to time them with.
+# The formats that have a runtime to time them with, and those that hold nothing to train on.
 TIMED = ("tflite", "onnx")
+WEIGHED = (*TIMED, "npz", "safetensors")
 
 
 @dataclass(frozen=True)
@@ -78,9 +79,9 @@ class TargetLatency(_FileTarget):
     time for each multiply-add. The report of `prune`, and `Pruning.measured`, say what was
     measured, and how much it varied.
 
-    Times are those of the machine that this runs on; what else it does meanwhile blurs them. A
-    measured share between 94% and 100% of the one asked for ends the search. On JAX and PyTorch
-    each file is made by TensorFlow in a process of its own, from a saved model.
+    Times are those of the machine that this runs on, of its processor, which other work on it
+    hardly changes. A measured share between 94% and 100% of the one asked for ends the search. On
+    JAX and PyTorch each file is made by TensorFlow in a process of its own, from a saved model.
 
     Goes with `patterns.Channel`. In `callbacks.Pruning` each cut of the schedule is such a search:
     `schedules.OneShot` makes one.
@@ -136,7 +137,7 @@ class TargetBytes(_FileTarget):
     Args:
         share: Float in `(0, 1)`: share of the bytes of the dense file.
         format: `"tflite"`, `"onnx"` (with `patterns.Channel` only: it stores zeros as they are),
-            `"keras"`, `"npz"` or `"safetensors"`. Defaults to `"tflite"`.
+            `"npz"` or `"safetensors"`. Defaults to `"tflite"`.
         quantize: What is weighed, as `export` takes it. Defaults to `None`.
         data: Samples to calibrate `"int8"` with. Defaults to `None`: random ones.
 
@@ -158,7 +159,7 @@ class TargetBytes(_FileTarget):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_choice("format", self.format, get_args(FormatName))
+        check_choice("format", self.format, WEIGHED)
 
     def check(self, pattern: Pattern) -> None:
         """Refuses a format that has no use for the zeros of a pattern."""

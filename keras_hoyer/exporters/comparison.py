@@ -26,7 +26,8 @@ class Comparison:
         bytes: their sizes, without what is of no use but to train on; of a model in memory that of
             its weights.
         training_bytes: what was left out of them: an optimizer's slots in a `.keras` file.
-        milliseconds: median time of one sample, or of one batch where its size is fixed; `None` if
+        milliseconds: median time of one sample, or of one batch where its size is fixed; of two
+            files the processor's time, which other work on the machine hardly changes. `None` if
             it was not measured.
         quartiles: between what half of these times lie, for each of the two.
         samples: number of samples that both were run on.
@@ -134,7 +135,8 @@ def compare(
         tolerance: what the error, relative to the largest output, may be. Defaults to `None`: what
             `export` allows a file that is quantized like the more coarsely quantized one of the
             two: 1e-4, float16 1e-2, dynamic 0.1, int8 0.2.
-        runs: how often each is timed, 0 for not at all. Defaults to 100.
+        runs: how many turns each has, of 2 milliseconds or one call at least; 0 for none. Defaults
+            to 100.
 
     Returns:
         A `Comparison`: `max_difference`, `error`, `within_tolerance`, `equal_argmax`, `bytes`,

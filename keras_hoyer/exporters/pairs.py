@@ -37,7 +37,8 @@ class Pair:
             seconds: for about how long each is run at most.
         """
         prepared = [side.prepare(x) for side, x in zip(self.sides, self.first, strict=True)]
-        return time_by_turns(prepared, turns, seconds)
+        on_one_thread = all(side.on_one_thread for side in self.sides)
+        return time_by_turns(prepared, turns, seconds, on_one_thread)
 
 
 def pair_of(a: Side, b: Side, data: Any = None) -> Pair:

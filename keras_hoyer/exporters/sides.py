@@ -36,6 +36,7 @@ class KerasSide:
     """
 
     ranges: Mapping[str, tuple[float, float]] = MappingProxyType({})
+    on_one_thread = False
 
     def __init__(
         self, path: Path | None, model: keras.Model, data: Any = None, quantize: str | None = None
@@ -86,6 +87,7 @@ class FileSide:
     """
 
     model = None
+    on_one_thread = True
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -155,7 +157,8 @@ def side_of(one: Any, data: Any = None) -> Side:
 
 def _bytes_of(variable: keras.Variable) -> float:
     bits = re.search(r"\d+", variable.dtype)  # "bool" has no number
-    return math.prod(variable.shape) * (int(bits[0]) / 8 if bits else 1)
+    elements: int = math.prod(variable.shape)
+    return elements * (int(bits[0]) / 8 if bits else 1)
 
 
 def check_data(side: Side, data: Any) -> None:

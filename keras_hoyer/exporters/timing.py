@@ -1,6 +1,7 @@
 """How long two models take by turns, and how much that varies."""
 
 import dataclasses
+import time
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -31,7 +32,10 @@ class Timing:
 
 
 def time_by_turns(
-    calls: Sequence[Callable[[], Any]], turns: int, seconds: float = float("inf")
+    calls: Sequence[Callable[[], Any]],
+    turns: int,
+    seconds: float = float("inf"),
+    on_one_thread: bool = False,
 ) -> Timing:
     """Times two calls by turns.
 
@@ -39,8 +43,11 @@ def time_by_turns(
         calls: The two, each called once before.
         turns: How often each has its turn at most.
         seconds: For about how long each is run at most.
+        on_one_thread: Whether both compute on the thread that calls them. Then it is the
+            processor's time that counts, which other work on the machine hardly changes.
     """
-    return summarized(_run_file.time_by_turns(list(calls), turns, seconds))
+    clock = _run_file.processor_clock() if on_one_thread else time.perf_counter
+    return summarized(_run_file.time_by_turns(list(calls), turns, seconds, clock))
 
 
 def summarized(times: Sequence[Sequence[float]]) -> Timing:

@@ -78,16 +78,27 @@ class ModelUnits(Sequence[Units]):
         return self._units[index]
 
     def restrict(
-        self, keep: Sequence[np.ndarray], scores: Sequence[UnitScores]
+        self, keep: Sequence[np.ndarray], scores: Sequence[UnitScores], multiple_of: int = 1
     ) -> list[np.ndarray]:
         """What a criterion wants to keep as the pattern allows it.
 
         Where equal layers are to stay equal, each keeps as many as they do on average.
+
+        Args:
+            keep: What the criterion wants to keep.
+            scores: What the units score.
+            multiple_of: Of channels, their number is rounded up to a multiple of it.
         """
         entries: Sequence[Any] = self._units
         triples = list(zip(entries, keep, scores, strict=True))
-        if not self.pattern.uniform:
+        if not self.pattern.uniform and multiple_of == 1:
             return [entry.restrict(kept, scored.values) for entry, kept, scored in triples]
+        if not self.pattern.uniform:
+            wanted = [multiple_of * -(-int(np.count_nonzero(kept)) // multiple_of) for kept in keep]
+            return [
+                entry.restrict(kept, scored.values, count)
+                for (entry, kept, scored), count in zip(triples, wanted, strict=True)
+            ]
         counts: dict[Any, list[int]] = {}
         for entry, kept, _ in triples:
             counts.setdefault(entry.stack, []).append(int(np.count_nonzero(kept)))
