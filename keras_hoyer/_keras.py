@@ -259,6 +259,12 @@ def compile_arguments(model: keras.Model) -> dict[str, Any]:
     return dict(model._compile_config.config)
 
 
+@_needed("tell whether a model was compiled anew")
+def compilation_of(model: keras.Model) -> Any:
+    """An object that is another one after each call of `compile`."""
+    return model._compile_config
+
+
 def has_mask(x: keras.KerasTensor) -> bool:
     """Whether a symbolic tensor carries a mask, which Keras hands on beside the arguments."""
     return getattr(x, "_keras_mask", None) is not None
