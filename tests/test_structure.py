@@ -18,9 +18,10 @@ MODULES = sorted(PACKAGE.rglob("*.py"))
 ROOMS = (
     "cli",
     "callbacks",
-    "exporters",
     "recalibration",
     "pruning",
+    "trials",
+    "exporters",
     "attach",
     "reports",
     "collapse",
