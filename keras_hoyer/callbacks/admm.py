@@ -60,17 +60,18 @@ class _State:
             return None
         with np.load(path, allow_pickle=False) as stored:
             header = json.loads(stored["header"].tobytes())
-            pieces: dict[str, Pieces] = {
+            found: dict[str, Pieces] = {
                 name: [stored[f"{name}{i}"] for i in range(len(like)) if f"{name}{i}" in stored]
                 for name in ("split", "dual")
             }
         shapes = [tuple(piece.shape) for piece in like]
+        same = all([piece.shape for piece in pieces] == shapes for pieces in found.values())
         # A kill may come between this file and Keras' own.
-        if abs(header["epoch"] - epoch) > 1 or any(
-            [piece.shape for piece in found] != shapes for found in pieces.values()
-        ):
+        if not same or abs(header["epoch"] - epoch) > 1:
             return None
-        return cls([], header["epoch"], header["rho"], **pieces)
+        if not isinstance(like[0], np.ndarray):
+            found = {name: list(map(ops.convert_to_tensor, found[name])) for name in found}
+        return cls([], header["epoch"], header["rho"], **found)
 
 
 class ADMM(ShrinkingCallback):

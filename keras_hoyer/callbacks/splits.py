@@ -6,7 +6,7 @@ to those that it makes and to those that it reads: it then has two pieces.
 """
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import keras
 import numpy as np
@@ -14,7 +14,7 @@ from keras import ops
 
 from keras_hoyer.graph import Slice
 from keras_hoyer.proximal.choice import Chosen
-from keras_hoyer.units import ModelUnits
+from keras_hoyer.units import ChannelUnits, ModelUnits
 from keras_hoyer.weights import Weight, find_weights
 
 Pieces = list[Any]
@@ -28,8 +28,8 @@ class Splits(Protocol):
         counts: For each, an array that broadcasts to it: how many pieces each weight is in.
     """
 
-    kernels: Sequence[Weight]
-    counts: Sequence[np.ndarray]
+    kernels: list[Weight]
+    counts: list[np.ndarray]
 
     def read(self) -> Pieces:
         """The pieces of the kernels as they are now."""
@@ -74,7 +74,7 @@ class KernelSplits:
 
     def __init__(self, units: ModelUnits, penalty: Chosen) -> None:
         self.kernels = list(units.kernels)
-        self.counts = [np.ones((1,) * len(kernel.shape)) for kernel in self.kernels]
+        self.counts: list[np.ndarray] = [np.ones((1,) * len(k.shape)) for k in self.kernels]
         self._pattern: Any = units.pattern
         self._penalty = penalty
         self._units: dict[int, np.ndarray | None] = {}
@@ -116,7 +116,9 @@ class KernelSplits:
         shrunk = _to_numpy(self._penalty(np.where(free, norms, 0).astype("float32"), strength))
         factors = np.divide(shrunk, norms, out=np.zeros_like(norms), where=norms > 0)
         factors = np.where(free, factors, 1.0)[unit]
-        return np.where(factors > 0, values * factors, 0.0).astype(values.dtype)
+        return ops.convert_to_tensor(
+            np.where(factors > 0, values * factors, 0).astype(values.dtype)
+        )
 
     def _unit_of(self, number: int) -> np.ndarray | None:
         """The unit of each weight of a kernel; `None` where each weight is one, in order."""
@@ -146,7 +148,7 @@ class ChannelSplits:
                 for part in (*entry.group.producing, *entry.group.consuming)
                 if id(part.variable) in known
             ]
-            for entry in units
+            for entry in cast("Sequence[ChannelUnits]", units)
         ]
         self._slices = [part for group in self._groups for part in group]
         found = dict.fromkeys(id(part.variable) for part in self._slices)
@@ -154,7 +156,7 @@ class ChannelSplits:
         counts = {id(kernel.variable): np.zeros(kernel.shape) for kernel in self.kernels}
         for part in self._slices:
             np.moveaxis(counts[id(part.variable)], part.axis, 0)[part.indices.reshape(-1)] += 1
-        self.counts = list(counts.values())
+        self.counts: list[np.ndarray] = list(counts.values())
 
     def read(self) -> Pieces:
         """For each channel group, a matrix of each of its kernels."""
@@ -218,7 +220,7 @@ class ChannelSplits:
 
 def _take(values: np.ndarray, part: Slice) -> np.ndarray:
     """The matrix of a kernel's slices, a row for each channel."""
-    rows = np.moveaxis(values, part.axis, 0)[part.indices.reshape(-1)]
+    rows: np.ndarray = np.moveaxis(values, part.axis, 0)[part.indices.reshape(-1)]
     return rows.reshape(len(part.indices), -1)
 
 

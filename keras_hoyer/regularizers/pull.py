@@ -29,7 +29,9 @@ class Pull(keras.regularizers.Regularizer):
         other: The kernel's own regularizer, or `None`.
     """
 
-    def __init__(self, target: keras.Variable, rho: keras.Variable, counts: Any, other: Any):
+    def __init__(
+        self, target: keras.Variable, rho: keras.Variable, counts: Any, other: Any
+    ) -> None:
         self.target = target
         self.rho = rho
         self.counts = counts
