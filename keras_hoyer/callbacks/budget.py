@@ -8,7 +8,7 @@ import numpy as np
 from keras_hoyer import pruning
 from keras_hoyer._checks import check_choice, check_count, check_number, warn
 from keras_hoyer.attach import remove_penalties
-from keras_hoyer.callbacks.accepted import AcceptedState, Progress, progress_file
+from keras_hoyer.callbacks.accepted import AcceptedState, Progress, file_beside_backup
 from keras_hoyer.callbacks.base import CuttingCallback, Logs
 from keras_hoyer.criteria import Criterion, TargetSparsity, UnitScores
 from keras_hoyer.criteria.base import FlopsLeft
@@ -135,7 +135,7 @@ class BudgetPruning(CuttingCallback):
         """Checks what can be checked before time is spent."""
         super().on_train_begin(logs)
         self._units = find_units(self.model, self.pattern, self.layers, self.score)
-        self._file = progress_file()
+        self._file = file_beside_backup()
         self._accepted: AcceptedState | None = None
         self._first_epoch: int | None = None
         self._progress = Progress(
