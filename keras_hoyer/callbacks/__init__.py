@@ -1,11 +1,12 @@
 """Pruning inside `model.fit`."""
 
+from keras_hoyer.callbacks.activations import ActivationSparsity
 from keras_hoyer.callbacks.admm import ADMM
 from keras_hoyer.callbacks.budget import BudgetPruning
 from keras_hoyer.callbacks.proximal_step import ProximalStep
 from keras_hoyer.callbacks.pruning import Pruning
 
-__all__ = ["ADMM", "BudgetPruning", "ProximalStep", "Pruning"]
+__all__ = ["ADMM", "ActivationSparsity", "BudgetPruning", "ProximalStep", "Pruning"]
 
 
 def __dir__() -> list[str]:

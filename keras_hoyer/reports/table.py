@@ -157,8 +157,8 @@ class Report:
         columns = list(rows[0])
         cells = [columns, *([row[column] for column in columns] for row in rows)]
         table = html_table(cells, right=_figures(columns), total=True)
-        rows = activation_rows(self.activations)
-        below = html_table(rows, right=[2, 3], total=True) if rows else ""
+        outputs = activation_rows(self.activations)
+        below = html_table(outputs, right=[2, 3], total=True) if outputs else ""
         return table + html_lines(*self._notes()) + below
 
     def _rows(self, number: Callable[[int], str]) -> list[dict[str, str]]:
