@@ -12,6 +12,8 @@ EXTRAS_jax = ,jax
 EXTRAS_torch = ,torch
 export KERAS_BACKEND
 export TF_CPP_MIN_LOG_LEVEL ?= 2
+# One test a core: PyTorch's threads of one would only wait for those of the other.
+suite: export OMP_NUM_THREADS ?= 1
 
 .PHONY: demo test lint suite docs clean
 

@@ -510,3 +510,26 @@ def output_structure(model: keras.Model) -> Any:
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
     """The random generators of a model and of all layers inside it."""
     return [generator for layer in all_of(model) for generator in layer._seed_generators]
+
+
+class _Lent:
+    """Stands among a model's random generators, whose state a compiled step is given."""
+
+    def __init__(self, state: keras.Variable) -> None:
+        self.state = state
+
+
+@_needed("change a value between compiled steps")
+def lend_state(model: keras.Model, variables: Sequence[keras.Variable]) -> None:
+    """Makes variables a part of what compiled steps of a model are given, but not of its weights.
+
+    A step of JAX would keep the value that any other variable had when it was traced.
+    """
+    model._seed_generators.extend(_Lent(variable) for variable in variables)
+
+
+def take_back_state(model: keras.Model) -> None:
+    """Undoes `lend_state`."""
+    generators: list[Any] = getattr(model, "_seed_generators", [])
+    for lent in [each for each in generators if isinstance(each, _Lent)]:
+        generators.remove(lent)

@@ -12,6 +12,7 @@ from keras_hoyer.attach import regularize as regularize
 from keras_hoyer.attach import strip as strip
 from keras_hoyer.exporters import ExportError as ExportError
 from keras_hoyer.exporters import check_sparse_inference as check_sparse_inference
+from keras_hoyer.exporters import compare as compare
 from keras_hoyer.exporters import export as export
 from keras_hoyer.exporters import load_sparse_weights as load_sparse_weights
 from keras_hoyer.graph import register_rule as register_rule

@@ -5,6 +5,11 @@ from networks import NETWORKS, channels_first, resnet20
 
 from keras_hoyer.graph.shrink import shrink
 
+slow_to_compile = pytest.mark.skipif(
+    keras.backend.backend() == "jax",
+    reason="slow to compile, and has layers of ResNet-20's kinds only",
+)
+
 
 def inputs_of(model):
     inputs = random_inputs(model)
@@ -30,10 +35,7 @@ def test_zeros_anywhere_leave_the_outputs(build, seed):
     assert largest_difference(model, small, inputs_of(model), network=True) <= 1e-4
 
 
-@pytest.mark.skipif(
-    keras.backend.backend() == "jax",
-    reason="slow to compile, and has layers of ResNet-20's kinds only",
-)
+@slow_to_compile
 def test_a_resnet56_shrinks():
     check_shrinks(resnet20(blocks=9), 0.6)
 
@@ -51,8 +53,11 @@ def test_channels_first_shrink():
         lambda: keras.applications.MobileNetV2(
             (96, 96, 3), 0.35, weights=None, classifier_activation=None
         ),
-        lambda: keras.applications.ResNet50(
-            input_shape=(64, 64, 3), weights=None, classifier_activation=None
+        pytest.param(
+            lambda: keras.applications.ResNet50(
+                input_shape=(64, 64, 3), weights=None, classifier_activation=None
+            ),
+            marks=slow_to_compile,
         ),
     ],
     ids=["MobileNetV2", "ResNet50"],

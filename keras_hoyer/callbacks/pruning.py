@@ -151,7 +151,7 @@ class Pruning(CuttingCallback):
             return
         progress = self.schedule.progress(position)
         if progress > 0:
-            pruning.cut(self.model, self._units, self.criterion, progress)
+            self.measured = pruning.cut(self.model, self._units, self.criterion, progress)
             self.note_cut(self._epoch)
         if position >= self.schedule.end:
             self._finish()

@@ -93,7 +93,7 @@ def export(
         _check_dtypes(model, signature)
         if representative_data is not None:
             data = signatures.arrays_of(signature, representative_data)
-    _check_packages(kind)
+    check_packages(kind)
     options = Options(quantize, sparse, tolerance, optimize_for, io_dtype)
     with destination.replacing(path) as place:
         try:
@@ -204,7 +204,8 @@ def _check_dtypes(model: keras.Model, signature: Signature) -> None:
         )
 
 
-def _check_packages(kind: Format) -> None:
+def check_packages(kind: Format) -> None:
+    """Raises an `ImportError` if a package that a format needs is not installed."""
     missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(

@@ -11,10 +11,15 @@ import numpy as np
 
 from keras_hoyer import measures
 from keras_hoyer._tables import html_lines, html_table, short_count, shorten, text_table
-from keras_hoyer.criteria import EffectiveNumber
+from keras_hoyer.criteria import EffectiveNumber, Measured
 from keras_hoyer.masks import known_mask
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.reports.account import Account
+from keras_hoyer.reports.activations import (
+    ActivationReport,
+    activation_rows,
+    describe_activations,
+)
 from keras_hoyer.weights import Weight, find_kernels
 
 # What a line of the table is no longer than, and what names are not cut below for it.
@@ -83,6 +88,9 @@ class Report:
         at_least: What the multiply-adds leave out, in words; empty if they are complete.
         effective: Effective number of nonzero weights of all kernels together, by which
             `criteria.EffectiveNumber` cuts them.
+        measured: What the cut measured that gave this report, if it went by files, as
+            `criteria.TargetLatency` does; else `None`.
+        activations: With data, an `ActivationReport` for each layer with an activation function.
     """
 
     total: int
@@ -96,6 +104,8 @@ class Report:
     flops_left: int | None
     at_least: str = ""
     effective: float = 0.0
+    measured: Measured | None = None
+    activations: tuple[ActivationReport, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as a dictionary of JSON values."""
@@ -111,7 +121,9 @@ class Report:
         text = _text(self._rows("{:,}".format))
         if _width(text) > WIDTH:
             text = _text(self._compact_rows(), compact=True)
-        return "\n".join([text, *(textwrap.fill(note, WIDTH) for note in self._notes())])
+        text = "\n".join([text, *(textwrap.fill(note, WIDTH) for note in self._notes())])
+        rows = activation_rows(self.activations)
+        return f"{text}\n\n{text_table(rows, right=[2, 3])}" if rows else text
 
     def _notes(self) -> list[str]:
         """What the figures do not say."""
@@ -119,6 +131,7 @@ class Report:
             *self._notes_on_zeros(),
             *self._notes_on_effective_number(),
             *self._notes_on_channels(),
+            *([str(self.measured)] if self.measured else []),
         ]
 
     def _notes_on_effective_number(self) -> list[str]:
@@ -144,7 +157,9 @@ class Report:
         columns = list(rows[0])
         cells = [columns, *([row[column] for column in columns] for row in rows)]
         table = html_table(cells, right=_figures(columns), total=True)
-        return table + html_lines(*self._notes())
+        rows = activation_rows(self.activations)
+        below = html_table(rows, right=[2, 3], total=True) if rows else ""
+        return table + html_lines(*self._notes()) + below
 
     def _rows(self, number: Callable[[int], str]) -> list[dict[str, str]]:
         """A row for each kernel and one for the total, from the columns' names to their cells."""
@@ -240,16 +255,20 @@ def _figures(columns: list[str]) -> range:
     return range(2, len(columns))
 
 
-def report(model: keras.Model, layers: LayerSelection = None) -> Report:
-    """Says what is left of a model's kernels.
+def report(model: keras.Model, layers: LayerSelection = None, data: Any = None) -> Report:
+    """Says what is left of a model's kernels, and how sparse its activations are on data.
 
     Args:
         model: A built Keras model.
         layers: List of layer names, or a function from a layer to a bool. Defaults to `None`: all
             dense, convolutional, recurrent and attention layers.
+        data: Samples to call the model on: an array, a list or dict of arrays for several inputs,
+            or batches of them, such as a `tf.data.Dataset`. Defaults to `None`: nothing is said of
+            activations.
 
     Returns:
-        A `Report`: `total`, `nonzero`, `sparsity`, `layers`. Print it for a table.
+        A `Report`: `total`, `nonzero`, `sparsity`, `layers`, with data also `activations`. Print
+        it for a table.
 
     Raises:
         ValueError: If the model is not built, a layer name does not exist, or a kernel holds NaN
@@ -289,6 +308,7 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
         flops_left=rest_left + sum(k.flops_left or 0 for k in kernels) if account else None,
         at_least=account.at_least if account else "",
         effective=measures.effective_count_of(kernel.read() for kernel in found),
+        activations=() if data is None else describe_activations(model, data, layers),
     )
 
 
