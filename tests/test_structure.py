@@ -46,6 +46,8 @@ ROOMS = (
     "_values",
     "_literals",
     "_packing",
+    "pages",
+    "_destination",
     "_tables",
     "_keras",
     "_checks",

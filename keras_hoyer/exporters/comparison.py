@@ -1,6 +1,7 @@
 """Two models side by side: what they answer and how long they take."""
 
 import dataclasses
+import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -10,6 +11,7 @@ import numpy as np
 from keras_hoyer._tables import html_lines, html_table, text_table
 from keras_hoyer.exporters import _run_file, litert, signatures
 from keras_hoyer.exporters.sides import Outputs, Side
+from keras_hoyer.pages.pictures import check_matplotlib
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -71,6 +73,38 @@ class Comparison:
         sizes = html_table(self._sizes(), right=[1, 2, 3])
         return f"{html_lines(*self._sides())}{sizes}{html_table([('', ''), *self._figures()])}"
 
+    def plot(self) -> Any:
+        """Draws the bytes of both, and the time of one sample if it was measured.
+
+        Returns:
+            A `matplotlib.figure.Figure`. A notebook shows it; `.savefig("both.png")` writes it.
+
+        Raises:
+            ImportError: if matplotlib is not installed (`pip install keras-hoyer[plot]`).
+        """
+        check_matplotlib("Comparison.plot")
+        from keras_hoyer.exporters import drawing  # noqa: PLC0415  (matplotlib)
+
+        return drawing.sides(self).draw()
+
+    def to_html(self, filepath: str | os.PathLike[str]) -> Path:
+        """Writes a page with the same: one file that asks for nothing else.
+
+        Args:
+            filepath: where it goes; an older file is replaced.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ImportError: if matplotlib is not installed (`pip install keras-hoyer[plot]`).
+            ValueError: if no file can be written there.
+        """
+        check_matplotlib("Comparison.to_html")
+        from keras_hoyer.exporters import page  # noqa: PLC0415  (matplotlib)
+
+        return page.write_comparison(self, self._sides(), self._sizes(), self._figures(), filepath)
+
     def _sides(self) -> list[str]:
         return [
             f"{side}: {path}"
@@ -85,7 +119,7 @@ class Comparison:
             rows.append(("milliseconds", *_cells(self.milliseconds, ".4f")))
         return rows
 
-    def _figures(self) -> list[tuple[str, ...]]:
+    def _figures(self) -> list[tuple[str, str]]:
         verdict = "within" if self.within_tolerance else "ABOVE"
         rows = [
             ("largest difference", f"{self.max_difference:.3g}"),
