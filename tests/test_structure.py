@@ -51,6 +51,7 @@ ROOMS = (
     "_tables",
     "_keras",
     "_checks",
+    "_extras",
 )
 
 # The front door, through which everything can be seen.

@@ -1,9 +1,10 @@
-"""Pruning inside `model.fit`."""
+"""Pruning inside `model.fit`, and watching it."""
 
 from keras_hoyer.callbacks.budget import BudgetPruning
 from keras_hoyer.callbacks.pruning import Pruning
+from keras_hoyer.callbacks.sparsity_logger import SparsityLogger
 
-__all__ = ["BudgetPruning", "Pruning"]
+__all__ = ["BudgetPruning", "Pruning", "SparsityLogger"]
 
 
 def __dir__() -> list[str]:

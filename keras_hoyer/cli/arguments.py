@@ -1,7 +1,6 @@
 """Arguments that several commands have, and what they are checked by before anything is loaded."""
 
 import argparse
-import importlib.util
 import math
 import os
 import tempfile
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from keras_hoyer._destination import check_destination
+from keras_hoyer._extras import check_package
 
 DEFAULT_LAYERS = "all dense, convolutional, recurrent and attention layers"
 
@@ -67,8 +67,7 @@ def check_page(path: Path | None) -> None:
     """Raises unless a page can be drawn and put there, if one is asked for."""
     if path is None:
         return
-    if importlib.util.find_spec("matplotlib") is None:
-        raise ImportError("--html needs matplotlib: pip install keras-hoyer[plot]")
+    check_package("matplotlib", "plot", "--html")
     check_writable(path, "html")
 
 

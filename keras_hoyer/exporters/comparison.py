@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from keras_hoyer._extras import check_package
 from keras_hoyer._tables import html_lines, html_table, text_table
 from keras_hoyer.exporters import _run_file, litert, signatures
 from keras_hoyer.exporters.sides import Outputs, Side
-from keras_hoyer.pages.pictures import check_matplotlib
 
 
 @dataclasses.dataclass(frozen=True, repr=False)
@@ -82,7 +82,7 @@ class Comparison:
         Raises:
             ImportError: if matplotlib is not installed (`pip install keras-hoyer[plot]`).
         """
-        check_matplotlib("Comparison.plot")
+        check_package("matplotlib", "plot", "Comparison.plot")
         from keras_hoyer.exporters import drawing  # noqa: PLC0415  (matplotlib)
 
         return drawing.sides(self).draw()
@@ -100,7 +100,7 @@ class Comparison:
             ImportError: if matplotlib is not installed (`pip install keras-hoyer[plot]`).
             ValueError: if no file can be written there.
         """
-        check_matplotlib("Comparison.to_html")
+        check_package("matplotlib", "plot", "Comparison.to_html")
         from keras_hoyer.exporters import page  # noqa: PLC0415  (matplotlib)
 
         return page.write_comparison(self, self._sides(), self._sizes(), self._figures(), filepath)

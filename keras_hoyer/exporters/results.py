@@ -7,8 +7,8 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_hoyer._extras import check_package
 from keras_hoyer._tables import GAP, Rows, html_lines, html_table, shorten, text_table, wrap
-from keras_hoyer.pages.pictures import check_matplotlib
 
 # What a line of the tables is no longer than, and how many kernels have a line each.
 WIDTH, MOST_KERNELS = 100, 20
@@ -160,7 +160,7 @@ class ExportResult:
         Raises:
             ImportError: if matplotlib is not installed (`pip install keras-hoyer[plot]`).
         """
-        check_matplotlib("ExportResult.plot")
+        check_package("matplotlib", "plot", "ExportResult.plot")
         from keras_hoyer.exporters import drawing  # noqa: PLC0415  (matplotlib)
 
         return drawing.candidates(self).draw()
@@ -178,7 +178,7 @@ class ExportResult:
             ImportError: if matplotlib is not installed (`pip install keras-hoyer[plot]`).
             ValueError: if no file can be written there.
         """
-        check_matplotlib("ExportResult.to_html")
+        check_package("matplotlib", "plot", "ExportResult.to_html")
         from keras_hoyer.exporters import page  # noqa: PLC0415  (matplotlib)
 
         return page.write_result(

@@ -1,9 +1,11 @@
-"""Figures of matplotlib, which is imported where they are drawn, as pictures for pages."""
+"""Figures of matplotlib as pictures for pages."""
 
 import io
 import re
 from typing import Any
 from xml.etree import ElementTree
+
+import matplotlib
 
 # The colours of figures. On a page each is the variable of its name in page.css, so that it
 # follows the reader's choice of light or dark.
@@ -35,18 +37,6 @@ STYLE = {
 _SVG, _LINK = "{http://www.w3.org/2000/svg}", "{http://www.w3.org/1999/xlink}href"
 
 
-def check_matplotlib(what: str) -> None:
-    """Raises an `ImportError` unless matplotlib is installed.
-
-    Args:
-        what: What needs it, such as `"Report.plot()"`.
-    """
-    try:
-        import matplotlib  # noqa: F401, PLC0415
-    except ImportError as error:
-        raise ImportError(f"{what} needs matplotlib: pip install keras-hoyer[plot]") from error
-
-
 def as_svg(figure: Any, name: str, title: str, description: str) -> str:
     """A figure as an SVG element for a page.
 
@@ -56,8 +46,6 @@ def as_svg(figure: Any, name: str, title: str, description: str) -> str:
         title: What it shows, for those who cannot see it.
         description: What can be seen in it.
     """
-    import matplotlib  # noqa: PLC0415
-
     file = io.BytesIO()
     with matplotlib.rc_context(STYLE):
         figure.savefig(

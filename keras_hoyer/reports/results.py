@@ -5,7 +5,7 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-from keras_hoyer.pages import pictures
+from keras_hoyer._extras import check_package
 from keras_hoyer.reports import table
 from keras_hoyer.reports.account import GroupReport
 from keras_hoyer.reports.histograms import Histogram
@@ -120,7 +120,7 @@ class Report:
         >>> [axes.get_title("left") for axes in keras_hoyer.report(model).plot().axes]
         ['size of the weights', 'zeros', 'multiply-adds']
         """
-        pictures.check_matplotlib("Report.plot")
+        check_package("matplotlib", "plot", "Report.plot")
         from keras_hoyer.reports import drawing  # noqa: PLC0415  (matplotlib)
 
         return drawing.overview(self)
@@ -149,7 +149,7 @@ class Report:
         >>> page.count("<svg")
         4
         """
-        pictures.check_matplotlib("Report.to_html")
+        check_package("matplotlib", "plot", "Report.to_html")
         from keras_hoyer.reports import page  # noqa: PLC0415  (matplotlib)
 
         return page.write(self, filepath)
