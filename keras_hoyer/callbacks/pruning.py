@@ -11,7 +11,7 @@ from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.schedules import ROUNDING, Schedule, check_schedule
 from keras_hoyer.scores import Magnitude, Score
-from keras_hoyer.units import ModelUnits, find_units
+from keras_hoyer.units import find_units
 from keras_hoyer.weights import refresh_compiled
 
 
@@ -20,8 +20,9 @@ class Pruning(CuttingCallback):
 
     At the epochs of the schedule the smallest units are cut; after the last cut this package's
     penalties are taken off, and what is left of `fit` is fine-tuning. Epoch logs get `sparsity`,
-    the share of zero weights, so that the progress bar, `CSVLogger` and `TensorBoard` show it;
-    wherever it stands in the list, this callback is called before the others.
+    the share of zero weights, and where channels are cut `flops`, the multiply-adds that `shrink`
+    would leave, so that the progress bar, `CSVLogger` and `TensorBoard` show them; wherever it
+    stands in the list, this callback is called before the others.
 
     Training that stops and goes on needs nothing more than the weights: give `fit` the same
     callback and `initial_epoch`, or use `keras.callbacks.BackupAndRestore`. From weights without
@@ -42,6 +43,7 @@ class Pruning(CuttingCallback):
         keep_penalty: Whether penalties stay on after the last cut. Defaults to `False`.
         score: How much a weight matters: a score of `keras_hoyer.scores`, taken anew for each cut.
             Defaults to `Magnitude()`.
+        verbose: 1 prints a line at each cut, as Keras' own callbacks do. Defaults to 0.
 
     Raises:
         ValueError: If an argument is of the wrong kind, or criterion and pattern do not go
@@ -66,8 +68,9 @@ class Pruning(CuttingCallback):
         layers: LayerSelection = None,
         keep_penalty: bool = False,
         score: Score = Magnitude(),  # noqa: B008  (immutable)
+        verbose: int = 0,
     ) -> None:
-        super().__init__(layers)
+        super().__init__(layers, verbose)
         pruning.check_choices(criterion, pattern, score)
         check_schedule(schedule)
         self.criterion = criterion
@@ -75,7 +78,6 @@ class Pruning(CuttingCallback):
         self.pattern = pattern
         self.score = score
         self.keep_penalty = keep_penalty
-        self._units: ModelUnits
         self._position: float | None = None
         self._announced = False
         self._epoch = 0
@@ -110,7 +112,7 @@ class Pruning(CuttingCallback):
         self._advance(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Writes `sparsity` into the logs."""
+        """Writes what is left into the logs."""
         self._steps = self.params.get("steps") or self._seen
         self.write_sparsity(logs)
 
