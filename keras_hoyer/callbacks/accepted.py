@@ -117,9 +117,15 @@ class Progress:
 
 
 def progress_file() -> Path | None:
+    """Where a search within a budget keeps its state; `None` without a backup on this disk."""
+    folder = backup_folder()
+    return None if folder is None else folder / _NAME
+
+
+def backup_folder() -> Path | None:
     """Where the running `fit` keeps its backup; `None` if it keeps none, or none on this disk."""
     for callback in running_callbacks() or ():
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             folder = str(callback.backup_dir)
-            return None if "://" in folder else Path(folder) / _NAME
+            return None if "://" in folder else Path(folder)
     return None

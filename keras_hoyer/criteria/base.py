@@ -73,9 +73,12 @@ class Criterion(Value):
     Attributes:
         counts_flops: Whether it goes by the multiply-adds that are left, and so needs a pattern of
             whole channels. Defaults to `False`.
+        fixes_amount: Whether how much stays is asked for, and does not follow from the scores: so
+            a penalty can be steered to it. Defaults to `True`.
     """
 
     counts_flops: bool = False
+    fixes_amount: bool = True
 
     def keep(
         self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None
