@@ -109,6 +109,22 @@ def running_callbacks() -> list[keras.callbacks.Callback] | None:
     return None
 
 
+def callbacks_of_fit() -> list[Any] | None:
+    """What the `fit` that is running was given as callbacks; `None` outside of one.
+
+    A regularizer is handed a tensor and nothing else. What is done with it stands in the callers.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        known = frame.f_locals
+        if frame.f_code.co_name == "fit" and isinstance(known.get("self"), keras.Model):
+            callbacks = known.get("callbacks", ())
+            listed = getattr(callbacks, "callbacks", callbacks)
+            return list(keras.tree.flatten(listed)) if listed else []
+        frame = frame.f_back
+    return None
+
+
 def context_arguments(operation: Any) -> set[str]:
     """The arguments, such as `training`, that Keras drops where a layer's `call` has none."""
     return {"training", *getattr(operation, "_call_context_args", ())}
@@ -429,6 +445,31 @@ def moving_averages(
     return list(zip(optimizer._trainable_variables, averages, strict=True))
 
 
+@_needed("know the learning rates to come")
+def planned_rates(
+    optimizer: keras.optimizers.Optimizer | None, steps: int, epochs: int
+) -> list[float]:
+    """The learning rate in the middle of each of the next epochs; empty without a schedule."""
+    rate = _inner(optimizer)._learning_rate if optimizer is not None else None
+    if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return []
+    done = int(keras.ops.convert_to_numpy(_inner(optimizer).iterations))
+    middles = (done + int((epoch + 0.5) * steps) for epoch in range(epochs))
+    return [float(keras.ops.convert_to_numpy(rate(step))) for step in middles]
+
+
+def learning_rate_now(optimizer: keras.optimizers.Optimizer | None) -> float:
+    """The learning rate now; 1 for a model without an optimizer, which trains by its own code."""
+    if optimizer is None:
+        return 1.0
+    return float(keras.ops.convert_to_numpy(_inner(optimizer).learning_rate))
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer inside one that scales the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 class _Policy(keras.dtype_policies.DTypePolicy):
     def __init__(self, compute_dtype: str, variable_dtype: str) -> None:
         super().__init__(compute_dtype)
@@ -515,27 +556,39 @@ def output_structure(model: keras.Model) -> Any:
 @_needed("draw other random numbers")
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
     """The random generators of a model and of all layers inside it."""
-    return [generator for layer in all_of(model) for generator in layer._seed_generators]
+    found = (generator for layer in all_of(model) for generator in layer._seed_generators)
+    return [generator for generator in found if not isinstance(generator, _Beside)]
 
 
-class _Lent:
-    """Stands among a model's random generators, whose state a compiled step is given."""
+class _Beside:
+    """Stands among the random generators of a model, with a variable that is no weight of it."""
 
-    def __init__(self, state: keras.Variable) -> None:
+    def __init__(self, state: keras.Variable, owner: str) -> None:
         self.state = state
+        self.owner = owner
 
 
-@_needed("change a value between compiled steps")
-def lend_state(model: keras.Model, variables: Sequence[keras.Variable]) -> None:
-    """Makes variables a part of what compiled steps of a model are given, but not of its weights.
+@_needed("hand a value that changes to the compiled step")
+def hold_beside_weights(
+    model: keras.Model, variables: Sequence[keras.Variable], owner: str
+) -> None:
+    """Has a model hand variables to its compiled step that are neither its weights nor saved.
 
-    A step of JAX would keep the value that any other variable had when it was traced.
+    JAX compiles what a free variable holds as a constant. The state of random generators is handed
+    over as these are: it is among a model's `variables`, not among its `weights`.
+
+    Args:
+        model: The model.
+        variables: What it is to hold; what it holds already is passed by.
+        owner: Who lets go of them.
     """
-    model._seed_generators.extend(_Lent(variable) for variable in variables)
+    held = model._seed_generators
+    known = {id(entry.state) for entry in held if isinstance(entry, _Beside)}
+    held.extend(_Beside(v, owner) for v in variables if id(v) not in known)
 
 
-def take_back_state(model: keras.Model) -> None:
-    """Undoes `lend_state`."""
-    generators: list[Any] = getattr(model, "_seed_generators", [])
-    for lent in [each for each in generators if isinstance(each, _Lent)]:
-        generators.remove(lent)
+def release_beside_weights(model: keras.Model, owner: str) -> None:
+    """Lets go of what `hold_beside_weights` put beside the weights for an owner."""
+    held: list[Any] = getattr(model, "_seed_generators", [])
+    for entry in [x for x in held if isinstance(x, _Beside) and x.owner == owner]:
+        held.remove(entry)
