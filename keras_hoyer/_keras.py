@@ -320,14 +320,18 @@ def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Iterator[None]:
+def going_through(
+    layers: Sequence[keras.Layer], gone: list[keras.Layer], always: Sequence[keras.Layer] = ()
+) -> Iterator[None]:
     """A scope in which layers whose outputs Keras cannot foresee run their own code instead.
 
     Args:
         layers: those to which it applies: what they call is recorded in place of the call.
         gone: gets those that were gone through.
+        always: those of them that are gone through if they can be, whatever Keras foresees.
     """
-    known, classes = {id(layer) for layer in layers}, {type(layer) for layer in layers}
+    known, classes = {id(layer): False for layer in layers}, {type(layer) for layer in layers}
+    known.update((id(layer), True) for layer in always)
     # One thread at a time, or another would put back what is not its own.
     with _CALLS_REPLACED, _calls_replaced(known, classes, gone):
         yield
@@ -337,13 +341,18 @@ _CALLS_REPLACED = threading.RLock()
 
 
 @contextlib.contextmanager
-def _calls_replaced(known: set[int], classes: set[type], gone: list[keras.Layer]) -> Iterator[None]:
+def _calls_replaced(
+    known: dict[int, bool], classes: set[type], gone: list[keras.Layer]
+) -> Iterator[None]:
     # Looked up before any is replaced, since one class may inherit from another.
     calls: dict[Any, Any] = {cls: cls.__call__ for cls in classes}
     own = {cls for cls in calls if "__call__" in vars(cls)}
 
     def through(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+            if known.get(id(layer)):
+                with contextlib.suppress(Exception):  # what cannot be followed is recorded
+                    return layer.call(*args, **kwargs)
             try:
                 return original(layer, *args, **kwargs)
             except Exception:  # it gives None, or has a wrong `compute_output_spec`
@@ -427,6 +436,14 @@ class _Policy(keras.dtype_policies.DTypePolicy):
     def __init__(self, compute_dtype: str, variable_dtype: str) -> None:
         super().__init__(compute_dtype)
         self._variable_dtype = variable_dtype
+
+
+def policy_name(policy: keras.dtype_policies.DTypePolicy) -> str | None:
+    """The name that makes the same policy again, or `None` if there is none."""
+    try:
+        return policy.name if keras.dtype_policies.get(policy.name) == policy else None
+    except ValueError:
+        return None
 
 
 def dtype_policy(compute_dtype: str, variable_dtype: str) -> keras.dtype_policies.DTypePolicy:

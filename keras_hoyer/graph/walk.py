@@ -141,7 +141,8 @@ class ChannelGraph(Facts):
             return self.pointwise(given[0], of_its_tensor(operation, args, kwargs))
         if rule is not None:
             return self.opaque(operation, given, " (with LoRA, or quantized)")
-        if labelled or getattr(operation, "weights", None):
+        foreign = not type(operation).__module__.startswith("keras.")
+        if labelled or foreign or getattr(operation, "weights", None):
             opened = self._open(operation)
             if opened is not None:
                 return self._inside_opened(opened)
