@@ -160,6 +160,7 @@ class Builder:
         old = node.operation
         if id(old) in self.plan.in_place:
             return self._called_in_place(node, args, kwargs)
+        kwargs = accepted(old, kwargs)  # more would be in the way when sizes are worked out
         if id(old) in self.made:
             new = self.made[id(old)][1]
             return new, args, kwargs, new(*args, **kwargs)
@@ -223,6 +224,8 @@ class Builder:
 
     def _in_place(self, old: keras.Layer, opened: Opened) -> keras.Model:
         """What a layer calls, as a model that asks for no more of its inputs than the layer did."""
+        if any(x is y for x in opened.inputs for y in opened.outputs):
+            return self.model(old, opened)  # Keras makes a circle of an input that it hands on
         known = [dict(x) for x in (self.made, self.from_config, self.in_place, self.parts)]
         shared = list(self.kept_shared)
         try:

@@ -35,7 +35,7 @@ class Opened:
         layer: the layer.
         given: the symbolic tensors that the layer is called on in its model, each once.
         inputs: those that stand for them.
-        outputs: what comes out.
+        outputs: what comes out; an array where it does not depend on the inputs.
         nodes: the calls, each after those that it depends on.
         sample: what stands for open lengths, or None if these are open here as well.
         hidden: what the layer does that its calls do not show, in words; empty if nothing.
@@ -65,13 +65,14 @@ def open_call(layer: keras.Layer, node: Any) -> Opened:
     """
     args, kwargs = node.arguments.args, accepted(layer, node.arguments.kwargs)
     tensors = [x for x in tree.flatten((args, kwargs)) if _is_symbolic(x)]
-    sizes: list[int | None] = [None]
+    sizes: list[tuple[int | None, int]] = [(None, BATCH)]
     if any(None in x.shape for x in tensors):
-        sizes.append(LENGTH)
+        # The examples may lie along another axis than the first: then one size does for all.
+        sizes += [(LENGTH, BATCH), (LENGTH, LENGTH)]
     first: Exception | None = None
-    for sample in sizes:
+    for sample, batch in sizes:
         try:
-            opened = _traced(layer, args, kwargs, sample)
+            opened = _traced(layer, args, kwargs, sample, batch)
         except Exception as error:  # whatever code raises that was not written for it
             first = first or error
             continue
@@ -143,14 +144,18 @@ def _kind(node: Any) -> Any:
 
 
 def _traced(
-    layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any], sample: int | None
+    layer: keras.Layer,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    sample: int | None,
+    batch: int = BATCH,
 ) -> Opened:
     # In the order of `tree.flatten`, by which others line up what they call the result on.
     known: dict[int, tuple[keras.KerasTensor, keras.KerasTensor]] = {}
     for x in filter(_is_symbolic, tree.flatten((args, kwargs))):
         shape = x.shape
         if sample is not None:
-            shape = [n or (LENGTH if i else BATCH) for i, n in enumerate(shape)]
+            shape = [n or (LENGTH if i else batch) for i, n in enumerate(shape)]
         if id(x) not in known:
             known[id(x)] = x, keras.Input(batch_shape=tuple(shape), dtype=x.dtype)
     args, kwargs = tree.map_structure(
@@ -166,11 +171,14 @@ def _traced(
     ):
         results = layer.call(*args, **kwargs)
         outputs = [y for y in tree.flatten(results) if y is not None]
-        if not all(map(_is_symbolic, outputs)):
+        made = [y for y in outputs if _is_symbolic(y)]
+        if not made or not all(hasattr(y, "shape") for y in outputs):
             raise ValueError("an output does not depend on the inputs")
-        nodes = calls_of(outputs)
+        nodes = calls_of(made)
     given, inputs = zip(*known.values(), strict=True) if known else ((), ())
     hidden = _hidden(layer, gone_through, scope, nodes, sample)
+    if len(made) < len(outputs):
+        hidden = hidden or "it gives arrays that do not depend on its inputs"
     return Opened(layer, given, inputs, outputs, nodes, sample, hidden)
 
 

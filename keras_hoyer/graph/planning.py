@@ -160,10 +160,7 @@ class Planner:
             self.plan.in_place.add(id(layer))
             self.look_through(opened)
             return
-        said: set[Kind] = set()
-        for kind in kinds:
-            if kind not in without_bias and self._updates(node, {*said, kind}) is not None:
-                said.add(kind)
+        said = self._said(node, [kind for kind in kinds if kind not in without_bias])
         why = f"the config of {title(layer)}, which does not say this size, while {hidden}"
         if len(said) == len(kinds) and not comes_back:
             # Only a model of its own class could be saved with it.
@@ -171,6 +168,22 @@ class Planner:
         for kind in kinds:
             if kind not in said:
                 self.plan.fixed += [(*place, why) for place in kinds[kind]]
+
+    def _said(self, node: Any, kinds: Sequence[Kind]) -> set[Kind]:
+        """The channels among these of which a layer's config can say how many are left."""
+        alike: dict[tuple[int, int], list[Kind]] = {}
+        for kind in kinds:
+            left = int((~self.removed[list(kind)]).sum())
+            alike.setdefault((len(kind), left), []).append(kind)
+        said: set[Kind] = set()
+        # One number may stand for several blocks, which can only change together.
+        for together in (*alike.values(), *([kind] for kind in kinds)):
+            if (
+                not said.issuperset(together)
+                and self._updates(node, {*said, *together}) is not None
+            ):
+                said.update(together)
+        return said
 
     def _is_lost(self, node: Any) -> bool:
         """Whether a layer of which nothing goes would not come back from a saved model.

@@ -66,22 +66,27 @@ def made_from_config(old: Any, updates: dict[str, Any], classes: dict[str, type]
         updates: the entries; a layer among them becomes a part of the new one.
         classes: classes by name, for the layers inside.
     """
+    own = vars(old).get("get_config")  # what was set here before
+    said = own.func if isinstance(own, functools.partial) else None
     try:
-        new, said = _made_from_config(old, updates, classes), _saved_config
+        new = _made_from_config(old, updates, classes)
     except Exception:
         arguments = _arguments_of(old)
         if arguments is None or not updates.keys() <= arguments.keys():
             raise
         new, said = type(old)(**{**arguments, **updates}), _arguments_of
-    if said is _arguments_of or _holds_variables(old):
+    if said is None and _holds_variables(old):
+        said = _saved_config
+    if said is not None:
         # So that a model that holds it can be saved and loaded, which its class would prevent.
         object.__setattr__(new, "get_config", functools.partial(said, new))
     return new
 
 
 def _arguments_of(layer: Any) -> dict[str, Any] | None:
-    """What a layer was made with, if its package keeps that; None if an argument is unknown."""
+    """What a layer was made with, as far as it is kept; None if an argument is unknown."""
     keeps = type(layer).__module__.partition(".")[0] in _KEEP_ARGUMENTS
+    given = _keras.made_with(layer)
     known: dict[str, Any] = {
         "name": layer.name,
         # One that came from a name can be saved again where a class has no config of its own.
@@ -89,9 +94,13 @@ def _arguments_of(layer: Any) -> dict[str, Any] | None:
         "trainable": layer.trainable,
     }
     by_name = inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY
-    for name, parameter in list(inspect.signature(type(layer).__init__).parameters.items())[1:]:
+    parameters = dict(list(inspect.signature(type(layer).__init__).parameters.items())[1:])
+    if all(parameter.kind in by_name for parameter in parameters.values()):
+        known = {name: value for name, value in known.items() if name in parameters}
+    for name, parameter in parameters.items():
         if parameter.kind in by_name and name not in known:
-            value = getattr(layer, name, _UNKNOWN) if keeps else _UNKNOWN
+            value = given.get(name, _UNKNOWN)
+            value = getattr(layer, name, value) if keeps else value
             if value is _UNKNOWN or any(isinstance(x, keras.Layer) for x in tree.flatten(value)):
                 return None  # a layer that is held by both would be trained by both
             known[name] = value
