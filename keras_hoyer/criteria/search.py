@@ -67,7 +67,7 @@ def find_cut(ranking: Ranking, target: float, files: FilesLeft, what: str) -> li
     """
     # Too large, and small enough, as pairs of what is expected and measured. Where nothing is
     # left nothing is measured, as long as nothing better is known.
-    too_large, small = [(1.0, 1.0)], (0.0, 0.0)
+    too_large, small = (1.0, 1.0), (0.0, 0.0)
     least, most, best = 0, ranking.most, None
     while files.made < MOST and least < ranking.most and (best is None or most - least > 1):
         expected = _guess(too_large, small, AIM * target, known=best is not None)
@@ -77,7 +77,7 @@ def find_cut(ranking: Ranking, target: float, files: FilesLeft, what: str) -> li
         point = (ranking.expected(cut), share)
         if share > target:
             least = cut
-            too_large.append(point)
+            too_large = point
         else:
             most, small, best = cut, point, keep
             if share >= NEAR * target:
@@ -85,26 +85,26 @@ def find_cut(ranking: Ranking, target: float, files: FilesLeft, what: str) -> li
     if best is None:
         raise ValueError(
             f"{target:.1%} {what} cannot be reached: with the fewest units that may stay, "
-            f"{too_large[-1][1]:.1%} were measured. Raise `share`, or choose more layers or a "
+            f"{too_large[1]:.1%} were measured. Raise `share`, or choose more layers or a "
             "pattern that keeps less."
         )
     return best
 
 
 def _guess(
-    too_large: Sequence[tuple[float, float]],
+    too_large: tuple[float, float],
     small: tuple[float, float],
     aim: float,
     known: bool,
 ) -> float:
     """Where to measure next, in what is expected."""
-    (x, y), (x_small, y_small) = too_large[-1], small
-    if not known and len(too_large) > 2:
-        # A part of the time may be there however little is left: go on along the last line.
-        x_before, y_before = too_large[-2]
-        if y_before > y and x_before > x:
-            guess = x - (y - aim) * (x_before - x) / (y_before - y)
-            return min(guess, x - NARROWED * (x - x_small))
-    guess = x_small + (aim - y_small) * (x - x_small) / max(y - y_small, 1e-9)
+    (x, y), (x_small, y_small) = too_large, small
+    if not known and max(x, y) < 1:
+        # A part of it may be there however little is left: along the line from the whole model.
+        guess = x - (y - aim) * (1 - x) / max(1 - y, 1e-9)
+    else:
+        guess = x_small + (aim - y_small) * (x - x_small) / max(y - y_small, 1e-9)
     margin = NARROWED * (x - x_small)
-    return min(max(guess, x_small + margin), x - margin)
+    # Beyond what is only supposed nothing is to be feared but the end of the ranking.
+    least = x_small + margin if known else -1.0
+    return min(max(guess, least), x - margin)
