@@ -426,6 +426,32 @@ def test_taylor_is_the_first_order_change_of_the_mean_loss_whatever_the_batches(
     assert model.get_layer("a").kernel.regularizer is not None
 
 
+def test_a_score_that_is_asked_again_knows_new_weights_and_losses():
+    calls, traced = [], []
+
+    class Seen(layers.Layer):
+        def call(self, x):
+            calls.append(x)
+            return x
+
+    inputs = keras.Input((3,))
+    dense = layers.Dense(1, use_bias=False, name="d")
+    model = keras.Model(inputs, Seen()(dense(inputs)))
+    x, y = rng.normal(size=(8, 3)), rng.normal(size=(8, 1))
+    score = kh.scores.Taylor((x, y))
+    for loss, power in (("mse", 2), ("mse", 2), ("mae", 1)):
+        if power == 1 or not model.compiled:
+            model.compile("sgd", loss)
+        w = rng.normal(size=(3, 1))
+        dense.kernel.assign(w)
+        calls.clear()
+        error = x @ w - y
+        slope = 2 * error if power == 2 else np.sign(error)
+        close(importances(score, model)["d/kernel"], np.abs(w * (x.T @ slope) / 8))
+        traced.append(bool(calls))
+    assert BACKEND != "jax" or traced == [True, False, True]
+
+
 def test_taylor_heeds_sample_weights():
     model = two_layers()
     x, y, weights = rng.normal(size=(20, 4)), rng.normal(size=(20, 2)), rng.uniform(0, 2, 20)

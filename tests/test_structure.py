@@ -47,9 +47,12 @@ ROOMS = (
     "_values",
     "_literals",
     "_packing",
+    "pages",
+    "_destination",
     "_tables",
     "_keras",
     "_checks",
+    "_extras",
 )
 
 # The front door, through which everything can be seen.

@@ -14,7 +14,6 @@ from keras_hoyer.criteria import Criterion, TargetSparsity, UnitScores
 from keras_hoyer.criteria.base import FlopsLeft
 from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.plain import LayerSelection
-from keras_hoyer.reports import count_nonzero
 from keras_hoyer.scores import Magnitude, Score
 from keras_hoyer.units import find_units
 from keras_hoyer.weights import refresh_compiled
@@ -44,7 +43,8 @@ class BudgetPruning(CuttingCallback):
     them with a further call of `fit`, with a learning rate that decays to 0.
 
     Penalties stay on while there is something to cut, which leaves better weights than cutting
-    without. Epoch logs get `sparsity`, the share of zero weights.
+    without. Epoch logs get `sparsity`, the share of zero weights, and where channels are cut
+    `flops`, the multiply-adds that `shrink` would leave.
 
     Training that stops and goes on: with `keras.callbacks.BackupAndRestore` beside this callback,
     its state is kept in the same folder, and the model ends within the budget as if nothing had
@@ -73,6 +73,7 @@ class BudgetPruning(CuttingCallback):
             dense, convolutional, recurrent and attention layers.
         score: How much a weight matters: a score of `keras_hoyer.scores`, taken anew for each cut.
             Defaults to `Magnitude()`.
+        verbose: 1 prints a line at each cut, as Keras' own callbacks do. Defaults to 0.
 
     Raises:
         ValueError: If an argument is of the wrong kind or out of its range; at the start of `fit`,
@@ -107,8 +108,9 @@ class BudgetPruning(CuttingCallback):
         pattern: Pattern = Unstructured(),  # noqa: B008  (immutable)
         layers: LayerSelection = None,
         score: Score = Magnitude(),  # noqa: B008  (immutable)
+        verbose: int = 0,
     ) -> None:
-        super().__init__(layers)
+        super().__init__(layers, verbose)
         check_choice("mode", mode, ("auto", "max", "min"))
         mode = _direction(monitor) if mode == "auto" else mode
         _check_budget(budget, baseline, monitor)
@@ -139,7 +141,7 @@ class BudgetPruning(CuttingCallback):
         self._accepted: AcceptedState | None = None
         self._first_epoch: int | None = None
         self._progress = Progress(
-            begin=self.begin, best=self.baseline, step=self.step, left=self._count()
+            begin=self.begin, best=self.baseline, step=self.step, left=self._count_nonzero()
         )
         epochs = (self.params or {}).get("epochs")
         self._announced = not (self.begin is None or epochs is None or self.begin < epochs)
@@ -167,7 +169,7 @@ class BudgetPruning(CuttingCallback):
         self.note_cut(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Judges the round, and writes `sparsity` into the logs."""
+        """Judges the round, and writes what is left into the logs."""
         logs = {} if logs is None else logs
         value = self._metric(logs)
         state = self._progress
@@ -255,16 +257,13 @@ class BudgetPruning(CuttingCallback):
         state.epochs_in_round = 0
         state.rounds += 1
         # A last unit is not cut: then there is nothing left to do.
-        before, state.left = state.left, self._count()
+        before, state.left = state.left, self._count_nonzero()
         self.model.stop_training |= state.left == before
 
     def _restore(self) -> None:
         assert self._accepted is not None  # before the first cut
         self._accepted.restore(self.model)
         self._progress.epochs_in_round = 0
-
-    def _count(self) -> int:
-        return sum(map(count_nonzero, self._kernels))
 
     def _metric(self, logs: dict[str, Any]) -> float:
         if self.monitor not in logs:

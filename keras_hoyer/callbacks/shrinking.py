@@ -143,7 +143,7 @@ class ShrinkingCallback(CuttingCallback):
         """Says if the zeros were never handed over, or were undone."""
         epochs = self.params.get("epochs")
         announced = epochs is not None and epochs < self.epoch
-        if not self._done and not announced:
+        if self._begun and not self._done and not announced:
             warn(
                 f"`fit` ended after {self._epochs_trained} epochs, before the zeros were handed "
                 f"over at {self.epoch}: nothing is kept at zero. If EarlyStopping ended it, let "
@@ -154,6 +154,11 @@ class ShrinkingCallback(CuttingCallback):
     def _hand_over(self, epoch: int) -> None:
         """Makes masks of what is zero, as `Pruning` does of what it cuts."""
         alive = self.alive()
+        if all(kept.all() for kept in alive):
+            warn(
+                f"`{type(self).__name__}` found no zeros with strength={self.strength!r}: nothing "
+                "is cut. A larger strength, or more epochs before the hand-over, finds some."
+            )
         self._running, self._done = False, True
         self.end()
         pruning.cut(self.model, self._units, _Alive(alive))

@@ -111,10 +111,13 @@ class Criterion(Value):
             whole channels. Defaults to `False`.
         file: What file it goes by, which is made and measured of cut models; then it answers
             `keep_by_files` in place of `keep`. Defaults to `None`: by none.
+        fixes_amount: Whether how much stays is asked for, and does not follow from the scores: so
+            a penalty can be steered to it. Defaults to `True`.
     """
 
     counts_flops: bool = False
     file: FileKind | None = None
+    fixes_amount: bool = True
 
     def keep(
         self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None

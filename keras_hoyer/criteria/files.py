@@ -34,6 +34,8 @@ class _FileTarget(Criterion):
     quantize: Quantization | None = None
     data: Any = field(default=None, compare=False, repr=False)
 
+    # How many units that leaves is known only when files have been made.
+    fixes_amount = False
     unit: ClassVar[Literal["milliseconds", "bytes"]]
 
     def __post_init__(self) -> None:

@@ -76,8 +76,8 @@ def run(calls: str, out: str, model: str) -> None:
 def time_files(calls: str, times: str, *models: str) -> None:
     """Writes the medians of the first call."""
     arrays = _load(calls)[0]
-    calls = [prepare(model, arrays) for model in models]
-    taken = time_by_turns(calls, MOST, SECONDS, processor_clock())
+    prepared = [prepare(model, arrays) for model in models]
+    taken = time_by_turns(prepared, MOST, SECONDS, processor_clock())
     medians = map(statistics.median, taken)
     with open(times, "w") as file:
         json.dump(dict(zip(models, medians, strict=True)), file)

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import check_count, check_number
+from keras_hoyer._extras import check_package
 from keras_hoyer._tables import html_lines, html_table, text_table
 from keras_hoyer.exporters import litert, signatures
 from keras_hoyer.exporters.pairs import Pair, pair_of
@@ -58,6 +59,13 @@ class Comparison:
         """Whether the two count as the same."""
         return self.error <= self.tolerance
 
+    @property
+    def short_names(self) -> tuple[str, str]:
+        """The names without the folders of files."""
+        both = zip(self.names, self.paths, strict=True)
+        one, two = (name if path is None else path.name for name, path in both)
+        return one, two
+
     def to_dict(self) -> dict[str, Any]:
         """The comparison as plain Python values, ready for JSON."""
         values = dataclasses.asdict(self)
@@ -81,6 +89,38 @@ class Comparison:
         sizes = html_table(self._sizes(), right=[1, 2, 3])
         return f"{html_lines(*self._sides())}{sizes}{html_table([('', ''), *self._figures()])}"
 
+    def plot(self) -> Any:
+        """Draws the bytes of both, and the time of one sample if it was measured.
+
+        Returns:
+            A `matplotlib.figure.Figure`. A notebook shows it; `.savefig("both.png")` writes it.
+
+        Raises:
+            ImportError: if matplotlib is not installed (`pip install keras-hoyer[plot]`).
+        """
+        check_package("matplotlib", "plot", "Comparison.plot")
+        from keras_hoyer.exporters import drawing  # noqa: PLC0415  (matplotlib)
+
+        return drawing.sides(self).draw()
+
+    def to_html(self, filepath: str | os.PathLike[str]) -> Path:
+        """Writes a page with the same: one file that asks for nothing else.
+
+        Args:
+            filepath: where it goes; an older file is replaced.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ImportError: if matplotlib is not installed (`pip install keras-hoyer[plot]`).
+            ValueError: if no file can be written there.
+        """
+        check_package("matplotlib", "plot", "Comparison.to_html")
+        from keras_hoyer.exporters import page  # noqa: PLC0415  (matplotlib)
+
+        return page.write_comparison(self, self._sides(), self._sizes(), self._figures(), filepath)
+
     def _sides(self) -> list[str]:
         return [
             f"{side}: {name}"
@@ -98,7 +138,7 @@ class Comparison:
             rows.append(("half of them", *ranges, ""))
         return rows
 
-    def _figures(self) -> list[tuple[str, ...]]:
+    def _figures(self) -> list[tuple[str, str]]:
         verdict = "within" if self.within_tolerance else "ABOVE"
         rows = [
             ("largest difference", f"{self.max_difference:.3g}"),

@@ -8,9 +8,10 @@ from typing import Any, get_args
 
 import keras
 
+from keras_hoyer import _destination
 from keras_hoyer._checks import check_choice
 from keras_hoyer._literals import FormatName, Goal, InterfaceDtype, Quantization, Sparse
-from keras_hoyer.exporters import destination, signatures
+from keras_hoyer.exporters import signatures
 from keras_hoyer.exporters.adapted import check_layers
 from keras_hoyer.exporters.formats import FORMATS, Format, Job, Options
 from keras_hoyer.exporters.results import ExportError, ExportResult
@@ -95,7 +96,7 @@ def export(
             data = signatures.arrays_of(signature, representative_data)
     check_packages(kind)
     options = Options(quantize, sparse, tolerance, optimize_for, io_dtype)
-    with destination.replacing(path) as place:
+    with _destination.replacing(path) as place:
         try:
             result = kind.write(Job(model, place.folder, options, signature, data))
             place.fill(result.path)

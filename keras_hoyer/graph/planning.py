@@ -142,6 +142,9 @@ class Planner:
         self.seen.add(id(layer))
         kinds = self._kinds(node)
         if not kinds:
+            if self._is_lost(node):
+                self.plan.in_place.add(id(layer))
+                self.look_through(opened)
             return
         inner = {id(part) for part in _keras.all_of(layer)}
         without_bias = {self._kind(axis) for reader, axis in self.needs_bias if id(reader) in inner}
@@ -157,10 +160,7 @@ class Planner:
             self.plan.in_place.add(id(layer))
             self.look_through(opened)
             return
-        said: set[Kind] = set()
-        for kind in kinds:
-            if kind not in without_bias and self._updates(node, {*said, kind}) is not None:
-                said.add(kind)
+        said = self._said(node, [kind for kind in kinds if kind not in without_bias])
         why = f"the config of {title(layer)}, which does not say this size, while {hidden}"
         if len(said) == len(kinds) and not comes_back:
             # Only a model of its own class could be saved with it.
@@ -168,6 +168,32 @@ class Planner:
         for kind in kinds:
             if kind not in said:
                 self.plan.fixed += [(*place, why) for place in kinds[kind]]
+
+    def _said(self, node: Any, kinds: Sequence[Kind]) -> set[Kind]:
+        """The channels among these of which a layer's config can say how many are left."""
+        alike: dict[tuple[int, int], list[Kind]] = {}
+        for kind in kinds:
+            left = int((~self.removed[list(kind)]).sum())
+            alike.setdefault((len(kind), left), []).append(kind)
+        said: set[Kind] = set()
+        # One number may stand for several blocks, which can only change together.
+        for together in (*alike.values(), *([kind] for kind in kinds)):
+            if (
+                not said.issuperset(together)
+                and self._updates(node, {*said, *together}) is not None
+            ):
+                said.update(together)
+        return said
+
+    def _is_lost(self, node: Any) -> bool:
+        """Whether a layer of which nothing goes would not come back from a saved model.
+
+        The class of a model may make such layers itself, and load all the same.
+        """
+        layer, opened = node.operation, self.graph.opened[id(node)]
+        if opened.hidden or not _of_own_class(self.graph.model):
+            return False
+        return not comes_from_config(layer, self.classes) and not depends_on_training(opened, node)
 
     def _kinds(self, node: Any) -> dict[Kind, list[tuple[Any, int]]]:
         """The channels that go in a layer, and the places where they lie; the most first."""
@@ -201,6 +227,7 @@ class Planner:
         if config is None:
             return None
         expected = [self._shape_of(variable, cut) for variable in layer.weights]
+        expected += [self._widths_of(x, cut) for x in node.outputs]
         axes = [
             axis
             for weight in (self.graph.weights.get(id(v)) for v in layer.weights)
@@ -215,22 +242,39 @@ class Planner:
         def shapes_with(updates: dict[str, Any]) -> Shapes | None:
             key = id(layer), repr(leaves), repr(updates)
             if key not in self._shapes:
-                self._shapes[key] = self._shapes_of(layer, updates, args, kwargs)
+                self._shapes[key] = self._shapes_of(node, updates, args, kwargs)
             return self._shapes[key]
 
         return find_updates(config, sizes, expected, shapes_with)
 
     def _shapes_of(
-        self, layer: keras.Layer, updates: dict[str, Any], args: Any, kwargs: Any
+        self, node: Any, updates: dict[str, Any], args: Any, kwargs: Any
     ) -> Shapes | None:
-        """The shapes of the weights of a layer with other entries in its config."""
+        """The shapes of what a layer has and gives with other entries in its config.
+
+        They are those of its weights, and of its outputs where channels lie: one without weights
+        may still make something else of fewer channels, as one half of them.
+        """
         try:
-            new = made_from_config(layer, updates, self.classes)
+            new = made_from_config(node.operation, updates, self.classes)
             with without_drawing(new):
-                new(*args, **kwargs)
+                outputs = [y for y in tree.flatten(new(*args, **kwargs)) if y is not None]
+            made = [
+                self._along_channels(x, y.shape) for x, y in zip(node.outputs, outputs, strict=True)
+            ]
         except Exception:  # whatever a class makes of sizes that do not suit it
             return None
-        return _shapes_if_alike(layer, new)
+        shapes = _shapes_if_alike(node.operation, new)
+        return None if shapes is None else [*shapes, *made]
+
+    def _widths_of(self, x: Any, cut: set[Kind]) -> tuple[int, ...]:
+        """What is left of the channels along the axes of an output."""
+        return self._along_channels(x, self._smaller(x, cut).shape)
+
+    def _along_channels(self, x: Any, shape: Sequence[Any]) -> tuple[int, ...]:
+        """The sizes in a shape that number channels of an output."""
+        axes = self.graph.tensors.get(id(x), Tensor(x.shape)).axes
+        return tuple(n for n, axis in zip(shape, axes, strict=True) if axis is not None)
 
     def _shape_of(self, variable: Any, cut: set[Kind]) -> tuple[int, ...]:
         weight = self.graph.weights.get(id(variable))

@@ -28,6 +28,9 @@ class FlopsShare:
         costs: The account of the model's multiply-adds.
         units: The channels of the model.
         fixed: What no cut can reach, in words.
+
+    Attributes:
+        total: The multiply-adds of the whole model.
     """
 
     def __init__(self, costs: Costs, units: Sequence[ChannelUnits], fixed: str) -> None:
@@ -35,11 +38,17 @@ class FlopsShare:
         self._units = units
         self.fixed = fixed
         self.at_least = costs.at_least
+        self.total = costs.total
 
     def __call__(self, counts: Sequence[int] | np.ndarray) -> float:
         """Share that is left when so many channels of each are wanted."""
         pairs = zip(self._units, counts, strict=True)
         return self._costs.share([units.count_kept(count) for units, count in pairs])
+
+    def left(self) -> int:
+        """The multiply-adds without the channels that are zero now."""
+        alive = [int(np.count_nonzero(units.alive())) for units in self._units]
+        return round(self.total * self._costs.share(alive))
 
 
 class ModelUnits(Sequence[Units]):
@@ -115,6 +124,10 @@ class ModelUnits(Sequence[Units]):
                 known = masks.get(weight, known_mask(weight))
                 masks[weight] = mask if known is None else mask & known
         return masks
+
+    def flops_left(self) -> int | None:
+        """For channels, the multiply-adds without those that are zero now; else `None`."""
+        return None if self.flops is None else self.flops.left()
 
     def scored(self) -> Sequence[Weight]:
         """All kernels whose importance the score is asked for."""
