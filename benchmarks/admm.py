@@ -38,11 +38,11 @@ SEEDS = {DIGITS: (0, 1, 2), MLP: (0,)}
 PENALTIES = {"l1": kh.L1, "hoyer_square": kh.HoyerSquare}
 # Of the penalty in the loss, and of decoupled steps.
 STRENGTHS = {
-    DIGITS: {"l1": ((1e-3, 2e-3), (0.1, 0.3)), "mcp": ((1e-3,), ()), "hoyer_square": ((1e-3,), ())},
-    MLP: {"l1": ((1e-4,), (0.1,)), "hoyer_square": ((3e-4,), ())},
+    DIGITS: {"l1": ((3e-3, 1e-2), (0.1, 0.3)), "mcp": ((1e-2,), ()), "hoyer_square": ((1e-3,), ())},
+    MLP: {"l1": ((2e-4,), (0.1,)), "hoyer_square": ((3e-4,), ())},
 }
-# Where MCP ends: at the size that weights are to keep, not at 3.
-MCP = {"threshold": 1.0, "gamma": 0.3}
+# MCP is to end at the size that weights keep, not at 3.
+MCP = {"threshold": 0.3, "gamma": 1.0}
 EVERY = 50
 
 
@@ -70,10 +70,10 @@ class Run:
 def load(net: str, file: Path | None) -> list[tuple[np.ndarray, np.ndarray]]:
     """Images in [0, 1] and labels for training, validation and test."""
     if net == MLP:
-        from mnist import load_data  # noqa: PLC0415  (which imports the methods of that benchmark)
+        from mnist import load_data
 
         return [(x, y.argmax(-1)) for x, y in load_data(file, net, "ours")]
-    from sklearn.datasets import load_digits  # noqa: PLC0415
+    from sklearn.datasets import load_digits
 
     x, y = load_digits(return_X_y=True)
     x = (x.reshape(-1, 8, 8, 1) / 16).astype("float32")
