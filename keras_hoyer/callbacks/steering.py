@@ -17,16 +17,17 @@ import numpy as np
 
 from keras_hoyer._checks import warn
 from keras_hoyer._keras import all_of, hold_beside_weights, learning_rate_now, planned_rates
+from keras_hoyer._literals import Scope
 from keras_hoyer.callbacks.accepted import backup_folder
 from keras_hoyer.callbacks.course import Course, first_factor
-from keras_hoyer.criteria import Criterion
+from keras_hoyer.criteria import Criterion, EffectiveNumber
 from keras_hoyer.criteria.effective import effective_number
 from keras_hoyer.units import ModelUnits
 from keras_hoyer.weights import Weight, refresh_compiled
 
 # How many times the effective number of units a cut should keep, and with how few it comes too
 # early.
-RATIO, FEW = 4.5, 3.0
+RATIO, FEW = EffectiveNumber().ratio, 4.0
 
 # Steps of an epoch, where nobody knows.
 _STEPS = 500
@@ -95,7 +96,7 @@ class Steering:
         keep = self.units.restrict(keep, scores)
         free = [np.isfinite(entry.values) for entry in scores]
         kept = sum(int((stay & may).sum()) for stay, may in zip(keep, free, strict=True))
-        scope = getattr(self.criterion, "scope", "global")
+        scope: Scope = getattr(self.criterion, "scope", "global")
         units = sum(int(may.sum()) for may in free)
         return Amount(effective_number(scores, scope), max(kept, 1), units)
 
