@@ -50,7 +50,7 @@ class Course:
     def __init__(self, factor: float, effective: float, steps: int) -> None:
         self.factor = factor
         self._ceiling = _RISE * factor
-        self._most = _MOST ** min(1.0, steps / _STEPS)
+        self._most: float = _MOST ** min(1.0, steps / _STEPS)
         self._inverse = _inverse(effective)
         self._driven = self._gained = 0.0
 
@@ -73,7 +73,7 @@ class Course:
 
     def _change(self, need: float, left: Sequence[float]) -> float:
         """What to multiply the factor with, to gain `need` in the epochs that are left."""
-        most = self._most ** left[0]
+        most: float = self._most ** left[0]
         if need <= 0:
             return 1 / most
         if self._gained <= 0 or sum(left) <= 0:
