@@ -102,6 +102,21 @@ def shapes_of(model: keras.Model) -> Shapes:
     return [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or []]
 
 
+def count_batches(data: Any, size: int = 32, most: int | None = None) -> int | None:
+    """How many batches `batches_of` will give, if that can be told before they are read."""
+    arrays = [leaf for leaf in tree.flatten(data) if _is_array(leaf)]
+    count: int | None = None
+    if arrays:
+        count = -(-arrays[0].shape[0] // size)
+    elif isinstance(data, keras.utils.PyDataset):
+        count = data.num_batches
+    elif callable(getattr(data, "cardinality", None)):
+        count = max(0, int(data.cardinality())) or None  # below 0 if it is not known
+    elif hasattr(data, "__len__") and not isinstance(data, (list, tuple, dict)):
+        count = len(data)
+    return min((number for number in (count, most) if number is not None), default=None)
+
+
 def call_on(model: keras.Model, x: Any) -> Any:
     """Calls a model on the inputs of a batch, in inference mode."""
     if isinstance(x, dict) and not getattr(model, "inputs", None) and _takes_several(model):

@@ -6,6 +6,7 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
+from keras_hoyer._progress import step
 from keras_hoyer.collapse import warn_of_collapse
 from keras_hoyer.criteria import Criterion, UnitScores
 from keras_hoyer.criteria.base import check_criterion
@@ -77,8 +78,9 @@ def prune(
     20
     """
     check_choices(criterion, pattern, score)
-    cut(model, find_units(model, pattern, layers, score), criterion)
-    return report(model, layers)
+    with step(f"pruning {model.name}"):
+        cut(model, find_units(model, pattern, layers, score), criterion)
+        return report(model, layers)
 
 
 def keep_zeros(model: keras.Model, layers: LayerSelection = None) -> Report:

@@ -47,6 +47,7 @@ ROOMS = (
     "_literals",
     "_packing",
     "pages",
+    "_progress",
     "_destination",
     "_tables",
     "_keras",

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from keras_hoyer._extras import check_package
+from keras_hoyer._progress import step
 from keras_hoyer._tables import html_lines, html_table, text_table
 from keras_hoyer.exporters import _run_file, litert, signatures
 from keras_hoyer.exporters.sides import Outputs, Side
@@ -159,7 +160,8 @@ def compare(
         ValueError: if the two do not take the same inputs or give the same outputs, the data do
             not fit, or a model fails on them.
     """
-    both = _run(a, b, data)
+    with step("comparing outputs"):
+        both = _run(a, b, data)
     error = both.error()
     largest, mean = _differences(both.expected, both.actual)
     states = (a.training_bytes(), b.training_bytes())
@@ -321,7 +323,8 @@ def _equal_argmax(expected: Outputs, actual: Outputs) -> float | None:
 
 
 def _time(calls: list[Callable[[], Any]], runs: int) -> tuple[float, float]:
-    first, second = _run_file.time_by_turns(calls, runs)
+    with step("timing"):
+        first, second = _run_file.time_by_turns(calls, runs)
     return first, second
 
 

@@ -12,6 +12,7 @@ from keras_hoyer import _destination
 from keras_hoyer._checks import check_choice
 from keras_hoyer._data import samples_of, shapes_of
 from keras_hoyer._literals import FormatName, Goal, InterfaceDtype, Quantization, Sparse
+from keras_hoyer._progress import step
 from keras_hoyer.exporters import signatures
 from keras_hoyer.exporters.adapted import check_layers
 from keras_hoyer.exporters.formats import FORMATS, Format, Job, Options
@@ -104,7 +105,7 @@ def export(
             data = signatures.arrays_of(signature, samples)
     _check_packages(kind)
     options = Options(quantize, sparse, tolerance, optimize_for, io_dtype)
-    with _destination.replacing(path) as place:
+    with _destination.replacing(path) as place, step(f"exporting {path.name}"):
         try:
             result = kind.write(Job(model, place.folder, options, signature, data))
             place.fill(result.path)
