@@ -94,7 +94,7 @@ def group_chart(chart: GroupChart) -> Drawing:
         figure = Drawing(figsize=size)
         axes = figure.add_axes((0, 0, 1, 1))
         axes.set_ylim(len(chart.layers) - 0.5, -0.5)
-        axes.set_xlim(0.5, len(chart.groups) + 0.5)
+        axes.set_xlim(0.5, max(1, len(chart.groups)) + 0.5)
         names = [shorten(name, charts.LONGEST_NAME) for name in chart.layers]
         axes.set_yticks(range(len(names)), names, color=COLORS["ink"])
         axes.set_xticks(range(1, len(chart.groups) + 1))
