@@ -117,7 +117,9 @@ def _watch(over: threading.Event) -> None:
     while waiting:
         with _lock:
             innermost = _steps[-1:]
-        if sys.stderr.isatty():
+        if _silent:
+            _write(line.change(""))
+        elif sys.stderr.isatty():
             _write(line.change(f"keras_hoyer: {now()}, {time.monotonic() - begun:.0f} s"))
         elif said.isdisjoint(innermost) and _took_long(innermost):
             said.update(innermost)

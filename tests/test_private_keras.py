@@ -547,8 +547,8 @@ def test_a_compiled_step_reads_what_is_held_beside_the_weights():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_regularizer=Look())])
     model.compile("sgd", lambda y, outputs: 0.0 * outputs)
     weights = list(model.weights)
-    _keras.hold_beside_weights(model, [number])
-    _keras.hold_beside_weights(model, [number])
+    _keras.hold_beside_weights(model, [number], "test")
+    _keras.hold_beside_weights(model, [number], "test")
     assert len(model.variables) >= len(weights) + 1 and model.weights == weights
     assert not _keras.seed_generators(model)
 
@@ -559,5 +559,7 @@ def test_a_compiled_step_reads_what_is_held_beside_the_weights():
     data = np.ones((2, 2), "float32"), np.ones((2, 1), "float32")
     history = model.fit(*data, epochs=3, verbose=0, callbacks=[Set()]).history
     np.testing.assert_allclose(history["loss"], [0, 1, 2])
-    _keras.release_beside_weights(model)
+    _keras.release_beside_weights(model, "another")
+    assert any(variable is number for variable in model.variables)
+    _keras.release_beside_weights(model, "test")
     assert not any(variable is number for variable in model.variables)
