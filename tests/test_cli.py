@@ -275,9 +275,9 @@ def test_a_failed_export_is_one_line_and_leaves_the_older_file(run):
     assert Path("out.npz").read_text() == "older"
 
 
-def test_the_lines_of_the_readme_run(run):
+def test_the_lines_of_the_page_run(run):
     pytest.importorskip("ai_edge_litert")
-    section = (ROOT / "README.md").read_text().split("## Command line")[1]
+    section = (ROOT / "docs" / "cli.md").read_text()
     lines = re.search(r"```sh\n(.*?)```", section, re.DOTALL).group(1).splitlines()
     assert {line.split()[1] for line in lines} == {"report", "prune", "shrink", "export", "compare"}
     x = samples()

@@ -116,10 +116,17 @@ class Progress:
         return progress, accepted
 
 
-def progress_file() -> Path | None:
-    """Where the running `fit` keeps its backup; `None` if it keeps none, or none on this disk."""
+def file_beside_backup(name: str = _NAME) -> Path | None:
+    """Where a callback keeps its state in the running `fit`; `None` if that keeps no backup.
+
+    Args:
+        name: Name of the file. Defaults to that of `Progress`.
+
+    Returns:
+        A path in the folder of Keras' own backup; `None` also if that is not on this disk.
+    """
     for callback in running_callbacks() or ():
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             folder = str(callback.backup_dir)
-            return None if "://" in folder else Path(folder) / _NAME
+            return None if "://" in folder else Path(folder) / name
     return None

@@ -8,7 +8,7 @@ import numpy as np
 from keras_hoyer import pruning
 from keras_hoyer._checks import check_choice, check_count, check_number, warn
 from keras_hoyer.attach import remove_penalties
-from keras_hoyer.callbacks.accepted import AcceptedState, Progress, progress_file
+from keras_hoyer.callbacks.accepted import AcceptedState, Progress, file_beside_backup
 from keras_hoyer.callbacks.base import CuttingCallback, Logs
 from keras_hoyer.criteria import Criterion, TargetSparsity, UnitScores
 from keras_hoyer.criteria.base import FlopsLeft
@@ -111,30 +111,17 @@ class BudgetPruning(CuttingCallback):
         verbose: int = 0,
     ) -> None:
         super().__init__(layers, verbose)
-        check_number("budget", budget, "a number, 0 or more", lambda value: value >= 0)
-        if baseline is not None:
-            check_number("baseline", baseline, "a finite number, or `None`")
         check_choice("mode", mode, ("auto", "max", "min"))
         mode = _direction(monitor) if mode == "auto" else mode
-        _check_unit(budget, baseline, monitor)
-        if begin is not None:
-            check_count("begin", begin, 0)
-        if begin == 0 and baseline is None:
-            raise ValueError(
-                "Invalid value for argument `baseline`. Expected a number: with `begin=0` there is "
-                "no epoch before the first cut to compare with. Received: baseline=None"
-            )
+        _check_budget(budget, baseline, monitor)
+        _check_begin(begin, baseline)
         check_number("step", step, "a number between 0 and 1", lambda value: 0 < value < 1)
         check_number(
             "min_step", min_step, f"a number above 0, at most {step}", lambda v: 0 < v <= step
         )
         check_count("patience", patience, 1)
         pruning.check_choices(TargetSparsity(0.0), pattern, score)
-        if pattern.max_sparsity < 1:
-            raise ValueError(
-                "Invalid value for argument `pattern`. Expected one whose share of zeros can be "
-                f"chosen: N:M patterns fix it. Received: pattern={pattern!r}"
-            )
+        _check_share_is_free(pattern)
         self.budget = budget
         self.baseline = baseline
         self.monitor = monitor
@@ -150,7 +137,7 @@ class BudgetPruning(CuttingCallback):
         """Checks what can be checked before time is spent."""
         super().on_train_begin(logs)
         self._units = find_units(self.model, self.pattern, self.layers, self.score)
-        self._file = progress_file()
+        self._file = file_beside_backup()
         self._accepted: AcceptedState | None = None
         self._first_epoch: int | None = None
         self._progress = Progress(
@@ -326,8 +313,29 @@ def _direction(monitor: str) -> Literal["max", "min"]:
     )
 
 
-def _check_unit(budget: float, baseline: float | None, monitor: str) -> None:
-    """Points in place of shares are the slip that a budget invites."""
+def _check_begin(begin: int | None, baseline: float | None) -> None:
+    if begin is not None:
+        check_count("begin", begin, 0)
+    if begin == 0 and baseline is None:
+        raise ValueError(
+            "Invalid value for argument `baseline`. Expected a number: with `begin=0` there is no "
+            "epoch before the first cut to compare with. Received: baseline=None"
+        )
+
+
+def _check_share_is_free(pattern: Pattern) -> None:
+    if pattern.max_sparsity < 1:
+        raise ValueError(
+            "Invalid value for argument `pattern`. Expected one whose share of zeros can be "
+            f"chosen: N:M patterns fix it. Received: pattern={pattern!r}"
+        )
+
+
+def _check_budget(budget: float, baseline: float | None, monitor: str) -> None:
+    check_number("budget", budget, "a number, 0 or more", lambda value: value >= 0)
+    if baseline is not None:
+        check_number("baseline", baseline, "a finite number, or `None`")
+    # Points in place of shares are the slip that a budget invites.
     share = any(part in monitor for part in _LARGER) and (baseline is None or abs(baseline) <= 1)
     if share and budget >= 1:
         raise ValueError(

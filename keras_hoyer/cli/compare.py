@@ -35,7 +35,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         type=arguments.count,
         default=100,
         metavar="N",
-        help="how often each is timed, 0 for not at all; default: %(default)s",
+        help="turns of each that are timed, 0 for none; default: %(default)s",
     )
 
 

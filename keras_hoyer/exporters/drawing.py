@@ -67,7 +67,7 @@ def candidates(result: "ExportResult") -> Bars:
 
 def sides(comparison: "Comparison") -> Bars:
     """Two models: bytes, and the time of one sample where it was measured."""
-    names = [f"{side}: {path.name}" for side, path in zip("AB", comparison.paths, strict=True)]
+    names = [f"{side}: {name}" for side, name in zip("AB", comparison.short_names, strict=True)]
     columns = {"bytes": (list(map(float, comparison.bytes)), ",.0f")}
     if comparison.milliseconds:
         columns["milliseconds"] = (list(comparison.milliseconds), ".4f")

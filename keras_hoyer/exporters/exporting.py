@@ -103,7 +103,7 @@ def export(
         _check_dtypes(model, signature)
         if samples is not None:
             data = signatures.arrays_of(signature, samples)
-    _check_packages(kind)
+    check_packages(kind)
     options = Options(quantize, sparse, tolerance, optimize_for, io_dtype)
     with _destination.replacing(path) as place, step(f"exporting {path.name}"):
         try:
@@ -214,7 +214,8 @@ def _check_dtypes(model: keras.Model, signature: Signature) -> None:
         )
 
 
-def _check_packages(kind: Format) -> None:
+def check_packages(kind: Format) -> None:
+    """Raises an `ImportError` if a package that a format needs is not installed."""
     missing = [name for name in kind.packages if importlib.util.find_spec(name) is None]
     if missing:
         raise ImportError(

@@ -70,7 +70,7 @@ def write_comparison(
         Part("At a glance", [pages.facts(figures), pages.paragraphs(*sides)]),
         Part("Size and speed", [pages.table("Sizes", sizes, right=(1, 2, 3)), both]),
     ]
-    a, b = (path.name for path in comparison.paths)
+    a, b = comparison.short_names
     return pages.write(filepath, f"{a} and {b}", parts)
 
 

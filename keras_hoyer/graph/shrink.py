@@ -9,8 +9,9 @@ import numpy as np
 from keras_hoyer._checks import check_choice, warn
 from keras_hoyer._progress import step
 from keras_hoyer.graph.axes import FROZEN, Read
-from keras_hoyer.graph.building import Builder, ShrinkError
+from keras_hoyer.graph.building import Builder
 from keras_hoyer.graph.checking import check_outputs
+from keras_hoyer.graph.errors import ShrinkError
 from keras_hoyer.graph.summary import summary_of
 from keras_hoyer.graph.transfer import Transfer
 from keras_hoyer.graph.unreached import Unreached

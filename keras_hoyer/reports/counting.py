@@ -1,6 +1,7 @@
 """Counting what is left of a model."""
 
 import math
+from typing import Any
 
 import keras
 import numpy as np
@@ -10,21 +11,26 @@ from keras_hoyer._progress import step
 from keras_hoyer.masks import known_mask
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.reports.account import Account
+from keras_hoyer.reports.activations import describe_activations
 from keras_hoyer.reports.histograms import histogram_of
 from keras_hoyer.reports.results import KernelReport, Report
 from keras_hoyer.weights import Weight, find_kernels
 
 
-def report(model: keras.Model, layers: LayerSelection = None) -> Report:
-    """Says what is left of a model's kernels.
+def report(model: keras.Model, layers: LayerSelection = None, data: Any = None) -> Report:
+    """Says what is left of a model's kernels, and how sparse its activations are on data.
 
     Args:
         model: A built Keras model.
         layers: List of layer names, or a function from a layer to a bool. Defaults to `None`: all
             dense, convolutional, recurrent and attention layers.
+        data: Samples to call the model on: an array, a list or dict of arrays for several inputs,
+            or batches of them, such as a `tf.data.Dataset`. Defaults to `None`: nothing is said of
+            activations.
 
     Returns:
-        A `Report`: `total`, `nonzero`, `sparsity`, `layers`. Print it for a table.
+        A `Report`: `total`, `nonzero`, `sparsity`, `layers`, with data also `activations`. Print
+        it for a table.
 
     Raises:
         ValueError: If the model is not built, a layer name does not exist, or a kernel holds NaN
@@ -42,10 +48,10 @@ def report(model: keras.Model, layers: LayerSelection = None) -> Report:
     No channel can be removed from: out/kernel (fixed by the model's outputs).
     """
     with step(f"counting what is left of {model.name}"):
-        return _report(model, layers)
+        return _report(model, layers, data)
 
 
-def _report(model: keras.Model, layers: LayerSelection) -> Report:
+def _report(model: keras.Model, layers: LayerSelection, data: Any) -> Report:
     found = find_kernels(model, layers)
     try:
         account = Account(model)
@@ -71,6 +77,7 @@ def _report(model: keras.Model, layers: LayerSelection) -> Report:
         effective=measures.effective_count_of(kernel.read() for kernel in found),
         groups=tuple(account.groups(found)) if account else (),
         name=model.name,
+        activations=() if data is None else describe_activations(model, data, layers),
     )
 
 

@@ -6,8 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from keras_hoyer._extras import check_package
+from keras_hoyer.criteria import Measured
 from keras_hoyer.reports import table
 from keras_hoyer.reports.account import GroupReport
+from keras_hoyer.reports.activations import ActivationReport
 from keras_hoyer.reports.histograms import Histogram
 
 
@@ -82,6 +84,9 @@ class Report:
         groups: A `GroupReport` for each set of channels that live and die together; none if the
             model's graph cannot be seen.
         name: Name of the model.
+        measured: What the cut measured that gave this report, if it went by files, as
+            `criteria.TargetLatency` does; else `None`.
+        activations: With data, an `ActivationReport` for each layer with an activation function.
     """
 
     total: int
@@ -97,6 +102,8 @@ class Report:
     effective: float = 0.0
     groups: tuple[GroupReport, ...] = ()
     name: str = ""
+    measured: Measured | None = None
+    activations: tuple[ActivationReport, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the report as a dictionary of JSON values."""

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from keras_hoyer._tables import html_lines, html_table, short_count, shorten, text_table
 from keras_hoyer.criteria import EffectiveNumber
+from keras_hoyer.reports.activations import activation_rows
 
 if TYPE_CHECKING:
     from keras_hoyer.reports.results import Report
@@ -22,13 +23,17 @@ def as_text(report: "Report") -> str:
     text = _text(rows_of(report))
     if _width(text) > WIDTH:
         text = _text(_compact_rows(report), compact=True)
-    return "\n".join([text, *(textwrap.fill(note, WIDTH) for note in notes_of(report))])
+    text = "\n".join([text, *(textwrap.fill(note, WIDTH) for note in notes_of(report))])
+    rows = activation_rows(report.activations)
+    return f"{text}\n\n{text_table(rows, right=[2, 3])}" if rows else text
 
 
 def as_html(report: "Report") -> str:
     """The report for a notebook."""
     cells = cells_of(report)
-    return html_table(cells, right=figures(cells[0]), total=True) + html_lines(*notes_of(report))
+    table = html_table(cells, right=figures(cells[0]), total=True) + html_lines(*notes_of(report))
+    rows = activation_rows(report.activations)
+    return table + (html_table(rows, right=[2, 3], total=True) if rows else "")
 
 
 def cells_of(report: "Report") -> list[list[str]]:
@@ -49,6 +54,7 @@ def notes_of(report: "Report") -> list[str]:
         *_notes_on_zeros(report),
         *_notes_on_effective_number(report),
         *_notes_on_channels(report),
+        *([str(report.measured)] if report.measured else []),
     ]
 
 
