@@ -1,4 +1,4 @@
-"""Pruning inside `model.fit`."""
+"""Pruning, and training by proximal operators, inside `model.fit`."""
 
 from keras_hoyer.callbacks.admm import ADMM
 from keras_hoyer.callbacks.budget import BudgetPruning
