@@ -109,6 +109,22 @@ def running_callbacks() -> list[keras.callbacks.Callback] | None:
     return None
 
 
+def callbacks_of_fit() -> list[Any] | None:
+    """What the `fit` that is running was given as callbacks; `None` outside of one.
+
+    A regularizer is handed a tensor and nothing else. What is done with it stands in the callers.
+    """
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None:
+        known = frame.f_locals
+        if frame.f_code.co_name == "fit" and isinstance(known.get("self"), keras.Model):
+            callbacks = known.get("callbacks", ())
+            listed = getattr(callbacks, "callbacks", callbacks)
+            return list(keras.tree.flatten(listed)) if listed else []
+        frame = frame.f_back
+    return None
+
+
 def context_arguments(operation: Any) -> set[str]:
     """The arguments, such as `training`, that Keras drops where a layer's `call` has none."""
     return {"training", *getattr(operation, "_call_context_args", ())}
@@ -216,6 +232,12 @@ def empty_like(layer: keras.Layer) -> keras.Layer:
     return empty
 
 
+def made_with(layer: Any) -> dict[str, Any]:
+    """The arguments that Keras noted when a layer was made; empty if one was no plain value."""
+    noted = getattr(layer, "_auto_config", None)
+    return {} if noted is None else dict(noted.config)
+
+
 @_needed("copy a layer")
 def finish_like(layer: keras.Layer, new: keras.Layer, twin: Callable[[Any], Any]) -> None:
     """Completes a layer made by `empty_like` that has its attributes.
@@ -257,6 +279,12 @@ def copy_variable(variable: keras.Variable) -> keras.Variable:
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
     """What `compile` was called with, as it was given."""
     return dict(model._compile_config.config)
+
+
+@_needed("tell whether a model was compiled anew")
+def compilation_of(model: keras.Model) -> Any:
+    """An object that is another one after each call of `compile`."""
+    return model._compile_config
 
 
 def has_mask(x: keras.KerasTensor) -> bool:
@@ -320,14 +348,18 @@ def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Iterator[None]:
+def going_through(
+    layers: Sequence[keras.Layer], gone: list[keras.Layer], always: Sequence[keras.Layer] = ()
+) -> Iterator[None]:
     """A scope in which layers whose outputs Keras cannot foresee run their own code instead.
 
     Args:
         layers: those to which it applies: what they call is recorded in place of the call.
         gone: gets those that were gone through.
+        always: those of them that are gone through if they can be, whatever Keras foresees.
     """
-    known, classes = {id(layer) for layer in layers}, {type(layer) for layer in layers}
+    known, classes = {id(layer): False for layer in layers}, {type(layer) for layer in layers}
+    known.update((id(layer), True) for layer in always)
     # One thread at a time, or another would put back what is not its own.
     with _CALLS_REPLACED, _calls_replaced(known, classes, gone):
         yield
@@ -337,15 +369,20 @@ _CALLS_REPLACED = threading.RLock()
 
 
 @contextlib.contextmanager
-def _calls_replaced(known: set[int], classes: set[type], gone: list[keras.Layer]) -> Iterator[None]:
+def _calls_replaced(
+    known: dict[int, bool], classes: set[type], gone: list[keras.Layer]
+) -> Iterator[None]:
     # Looked up before any is replaced, since one class may inherit from another.
     calls: dict[Any, Any] = {cls: cls.__call__ for cls in classes}
     own = {cls for cls in calls if "__call__" in vars(cls)}
 
     def through(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+            if known.get(id(layer)):
+                with contextlib.suppress(Exception):  # what cannot be followed is recorded
+                    return layer.call(*args, **kwargs)
             try:
-                return original(layer, *args, **kwargs)
+                return _with_sizes(layer, original(layer, *args, **kwargs), args, kwargs)
             except Exception:  # it gives None, or has a wrong `compute_output_spec`
                 leaves = keras.tree.flatten((args, kwargs))
                 if id(layer) not in known or not any(map(_is_symbolic, leaves)):
@@ -358,13 +395,62 @@ def _calls_replaced(known: set[int], classes: set[type], gone: list[keras.Layer]
     for cls, original in calls.items():
         cls.__call__ = through(original)
     try:
-        yield
+        with _operators_recorded():
+            yield
     finally:
         for cls, original in calls.items():
             if cls in own:
                 cls.__call__ = original
             else:
                 del cls.__call__
+
+
+def _with_sizes(layer: keras.Layer, result: Any, args: Any, kwargs: Any) -> Any:
+    """The result of a call, with the sizes that Keras forgets of the outputs of an EinsumDense."""
+    given = [*args, *kwargs.values()]
+    if isinstance(layer, keras.layers.EinsumDense) and given and _is_symbolic(result):
+        source, weights, target = layer.equation.replace("->", ",").split(",")
+        if "..." not in source and len(source) == len(given[0].shape):
+            sizes = dict(zip(weights, layer.kernel.shape, strict=True))
+            sizes |= dict(zip(source, given[0].shape, strict=True))
+            result.shape = tuple(sizes[letter] for letter in target)
+    return result
+
+
+# What `variable * tensor` and the like do; `tensor * variable` is recorded by Keras itself.
+_OPERATORS = {
+    "__add__": keras.ops.add,
+    "__sub__": keras.ops.subtract,
+    "__mul__": keras.ops.multiply,
+    "__truediv__": keras.ops.true_divide,
+    "__floordiv__": keras.ops.floor_divide,
+    "__mod__": keras.ops.mod,
+    "__pow__": keras.ops.power,
+    "__matmul__": keras.ops.matmul,
+}
+
+
+@contextlib.contextmanager
+def _operators_recorded() -> Iterator[None]:
+    """A scope in which variables can be combined with symbolic tensors on their right."""
+    base: Any = next(cls for cls in keras.Variable.__mro__ if "__add__" in vars(cls))
+    originals = {name: vars(base)[name] for name in _OPERATORS}
+
+    def recorded(name: str) -> Callable[..., Any]:
+        def operator(variable: Any, other: Any) -> Any:
+            if _is_symbolic(other):
+                return _OPERATORS[name](variable, other)
+            return originals[name](variable, other)
+
+        return operator
+
+    for name in originals:
+        setattr(base, name, recorded(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(base, name, original)
 
 
 def _is_symbolic(x: Any) -> bool:
@@ -423,10 +509,43 @@ def moving_averages(
     return list(zip(optimizer._trainable_variables, averages, strict=True))
 
 
+@_needed("know the learning rates to come")
+def planned_rates(
+    optimizer: keras.optimizers.Optimizer | None, steps: int, epochs: int
+) -> list[float]:
+    """The learning rate in the middle of each of the next epochs; empty without a schedule."""
+    rate = _inner(optimizer)._learning_rate if optimizer is not None else None
+    if not isinstance(rate, keras.optimizers.schedules.LearningRateSchedule):
+        return []
+    done = int(keras.ops.convert_to_numpy(_inner(optimizer).iterations))
+    middles = (done + int((epoch + 0.5) * steps) for epoch in range(epochs))
+    return [float(keras.ops.convert_to_numpy(rate(step))) for step in middles]
+
+
+def learning_rate_now(optimizer: keras.optimizers.Optimizer | None) -> float:
+    """The learning rate now; 1 for a model without an optimizer, which trains by its own code."""
+    if optimizer is None:
+        return 1.0
+    return float(keras.ops.convert_to_numpy(_inner(optimizer).learning_rate))
+
+
+def _inner(optimizer: Any) -> Any:
+    """The optimizer inside one that scales the loss."""
+    return getattr(optimizer, "inner_optimizer", optimizer)
+
+
 class _Policy(keras.dtype_policies.DTypePolicy):
     def __init__(self, compute_dtype: str, variable_dtype: str) -> None:
         super().__init__(compute_dtype)
         self._variable_dtype = variable_dtype
+
+
+def policy_name(policy: keras.dtype_policies.DTypePolicy) -> str | None:
+    """The name that makes the same policy again, or `None` if there is none."""
+    try:
+        return policy.name if keras.dtype_policies.get(policy.name) == policy else None
+    except ValueError:
+        return None
 
 
 def dtype_policy(compute_dtype: str, variable_dtype: str) -> keras.dtype_policies.DTypePolicy:
@@ -509,27 +628,39 @@ def output_structure(model: keras.Model) -> Any:
 @_needed("draw other random numbers")
 def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
     """The random generators of a model and of all layers inside it."""
-    return [generator for layer in all_of(model) for generator in layer._seed_generators]
+    found = (generator for layer in all_of(model) for generator in layer._seed_generators)
+    return [generator for generator in found if not isinstance(generator, _Beside)]
 
 
-class _Lent:
-    """Stands among a model's random generators, whose state a compiled step is given."""
+class _Beside:
+    """Stands among the random generators of a model, with a variable that is no weight of it."""
 
-    def __init__(self, state: keras.Variable) -> None:
+    def __init__(self, state: keras.Variable, owner: str) -> None:
         self.state = state
+        self.owner = owner
 
 
-@_needed("change a value between compiled steps")
-def lend_state(model: keras.Model, variables: Sequence[keras.Variable]) -> None:
-    """Makes variables a part of what compiled steps of a model are given, but not of its weights.
+@_needed("hand a value that changes to the compiled step")
+def hold_beside_weights(
+    model: keras.Model, variables: Sequence[keras.Variable], owner: str
+) -> None:
+    """Has a model hand variables to its compiled step that are neither its weights nor saved.
 
-    A step of JAX would keep the value that any other variable had when it was traced.
+    JAX compiles what a free variable holds as a constant. The state of random generators is handed
+    over as these are: it is among a model's `variables`, not among its `weights`.
+
+    Args:
+        model: The model.
+        variables: What it is to hold; what it holds already is passed by.
+        owner: Who lets go of them.
     """
-    model._seed_generators.extend(_Lent(variable) for variable in variables)
+    held = model._seed_generators
+    known = {id(entry.state) for entry in held if isinstance(entry, _Beside)}
+    held.extend(_Beside(v, owner) for v in variables if id(v) not in known)
 
 
-def take_back_state(model: keras.Model) -> None:
-    """Undoes `lend_state`."""
-    generators: list[Any] = getattr(model, "_seed_generators", [])
-    for lent in [each for each in generators if isinstance(each, _Lent)]:
-        generators.remove(lent)
+def release_beside_weights(model: keras.Model, owner: str) -> None:
+    """Lets go of what `hold_beside_weights` put beside the weights for an owner."""
+    held: list[Any] = getattr(model, "_seed_generators", [])
+    for entry in [x for x in held if isinstance(x, _Beside) and x.owner == owner]:
+        held.remove(entry)

@@ -14,3 +14,6 @@ Quantization: TypeAlias = Literal["float16", "dynamic", "int8"]
 Sparse: TypeAlias = bool | Literal["auto"]
 Goal: TypeAlias = Literal["size", "latency"]
 InterfaceDtype: TypeAlias = Literal["float32", "int8", "uint8"]
+
+# Of a penalty: a number, or one that a callback sets.
+Factor: TypeAlias = float | Literal["auto"]

@@ -2,16 +2,26 @@
 
 import math
 
+import keras
+
 from keras_hoyer import pruning
 from keras_hoyer._checks import warn
+from keras_hoyer._keras import running_callbacks
 from keras_hoyer.attach import remove_penalties
 from keras_hoyer.callbacks.base import CuttingCallback, Logs
+from keras_hoyer.callbacks.steering import (
+    Steering,
+    check_covered,
+    hold_factors,
+    release_factors,
+    steering_of,
+)
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.schedules import ROUNDING, Schedule, check_schedule
 from keras_hoyer.scores import Magnitude, Score
-from keras_hoyer.units import ModelUnits, find_units
+from keras_hoyer.units import find_units
 from keras_hoyer.weights import refresh_compiled
 
 
@@ -20,8 +30,15 @@ class Pruning(CuttingCallback):
 
     At the epochs of the schedule the smallest units are cut; after the last cut this package's
     penalties are taken off, and what is left of `fit` is fine-tuning. Epoch logs get `sparsity`,
-    the share of zero weights, so that the progress bar, `CSVLogger` and `TensorBoard` show it;
-    wherever it stands in the list, this callback is called before the others.
+    the share of zero weights, and where channels are cut `flops`, the multiply-adds that `shrink`
+    would leave, so that the progress bar, `CSVLogger` and `TensorBoard` show them; wherever it
+    stands in the list, this callback is called before the others.
+
+    It sets the factor of the Hoyer penalties that were made with `factor="auto"`: such that their
+    effective number comes to a sixth of what the criterion keeps by the last cut. The first epochs
+    show how far a factor brings it, and each further one sets it anew, the learning rates that a
+    schedule plans counted in; a warning says if the cut came too early all the same. Epoch logs get
+    `effective_number` and `factor` until then. On JAX each change traces the step again.
 
     Training that stops and goes on needs nothing more than the weights: give `fit` the same
     callback and `initial_epoch`, or use `keras.callbacks.BackupAndRestore`. From weights without
@@ -42,6 +59,7 @@ class Pruning(CuttingCallback):
         keep_penalty: Whether penalties stay on after the last cut. Defaults to `False`.
         score: How much a weight matters: a score of `keras_hoyer.scores`, taken anew for each cut.
             Defaults to `Magnitude()`.
+        verbose: 1 prints a line at each cut, as Keras' own callbacks do. Defaults to 0.
 
     Raises:
         ValueError: If an argument is of the wrong kind, or criterion and pattern do not go
@@ -58,6 +76,9 @@ class Pruning(CuttingCallback):
     [0.0, 0.9]
     """
 
+    # What penalties with factor="auto" look for among the callbacks.
+    sets_factors = True
+
     def __init__(
         self,
         criterion: Criterion,
@@ -66,8 +87,9 @@ class Pruning(CuttingCallback):
         layers: LayerSelection = None,
         keep_penalty: bool = False,
         score: Score = Magnitude(),  # noqa: B008  (immutable)
+        verbose: int = 0,
     ) -> None:
-        super().__init__(layers)
+        super().__init__(layers, verbose)
         pruning.check_choices(criterion, pattern, score)
         check_schedule(schedule)
         self.criterion = criterion
@@ -75,7 +97,7 @@ class Pruning(CuttingCallback):
         self.pattern = pattern
         self.score = score
         self.keep_penalty = keep_penalty
-        self._units: ModelUnits
+        self._steering: Steering | None = None
         self._position: float | None = None
         self._announced = False
         self._epoch = 0
@@ -85,10 +107,16 @@ class Pruning(CuttingCallback):
             # Set only here: Keras dispatches batches asynchronously where no callback listens.
             self.on_train_batch_end = self._advance_within_epoch
 
+    def set_model(self, model: keras.Model) -> None:
+        """Has the step that is compiled next read the factors that are set while it runs."""
+        super().set_model(model)
+        hold_factors(model)
+
     def on_train_begin(self, logs: Logs = None) -> None:
         """Checks what can be checked before time is spent."""
         super().on_train_begin(logs)
         self._units = find_units(self.model, self.pattern, self.layers, self.score)
+        self._steering = steering_of(self.model, self._units, self.criterion, self.schedule.end)
         self._position = None
         self._steps = self.params.get("steps")
         epochs = self.params.get("epochs")
@@ -107,12 +135,20 @@ class Pruning(CuttingCallback):
         self._epoch = epoch
         if self._position is None:
             self._resume(epoch)
+            self._begin_steering(epoch)
         self._advance(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Writes `sparsity` into the logs."""
+        """Writes what is left into the logs."""
         self._steps = self.params.get("steps") or self._seen
         self.write_sparsity(logs)
+        if self._steering is not None:
+            self._steering.adjust(epoch + 1, {} if logs is None else logs)
+
+    def on_train_end(self, logs: Logs = None) -> None:
+        """Lets go of the factors, and looks back."""
+        release_factors(self.model)
+        super().on_train_end(logs)
 
     def look_back(self, best_before_cut: list[str]) -> None:
         """Says if a cut that was due never came, or was undone."""
@@ -138,6 +174,13 @@ class Pruning(CuttingCallback):
             if epoch > self.schedule.end:
                 self._finish()
 
+    def _begin_steering(self, epoch: int) -> None:
+        """Sets the factors to begin with, and says which penalties nobody would steer."""
+        beside = [c for c in running_callbacks() or () if isinstance(c, Pruning)]
+        check_covered(self.model, [k for c in {self, *beside} for k in c._kernels])
+        if self._steering is not None:
+            self._steering.begin(epoch, self._steps)
+
     def _advance_within_epoch(self, batch: int, logs: Logs = None) -> None:
         self._seen = batch + 1
         # The end of an epoch waits for the next one, and so does an epoch of unknown length.
@@ -150,8 +193,11 @@ class Pruning(CuttingCallback):
         if not self.schedule.due(previous, position):
             return
         progress = self.schedule.progress(position)
+        if self._steering is not None and position >= self.schedule.end:
+            self._steering.judge()
+            self._steering = None
         if progress > 0:
-            pruning.cut(self.model, self._units, self.criterion, progress)
+            self.measured = pruning.cut(self.model, self._units, self.criterion, progress)
             self.note_cut(self._epoch)
         if position >= self.schedule.end:
             self._finish()

@@ -14,6 +14,23 @@ from keras_hoyer.criteria.base import Criterion, FlopsLeft, UnitScores
 from keras_hoyer.criteria.ranking import keep_largest
 
 
+def effective_number(units: Sequence[UnitScores], scope: Scope = "global") -> float:
+    """The effective number of units, those that must stay left out.
+
+    Args:
+        units: Scores of the units.
+        scope: `"global"` takes them all together; `"layer"` adds the numbers of the kernels.
+    """
+    if scope == "layer":
+        return sum(effective_number([entry]) for entry in units)
+    return measures.effective_count_of(_free(units))
+
+
+def _free(units: Sequence[UnitScores]) -> list[np.ndarray]:
+    free = (entry.relative[np.isfinite(entry.relative)] for entry in units)
+    return [values for values in free if values.size]
+
+
 @serializable
 @dataclass(frozen=True)
 class EffectiveNumber(Criterion):
@@ -29,7 +46,7 @@ class EffectiveNumber(Criterion):
     Source: the measure is that of Yang, Wen and Li, "DeepHoyer" (ICLR 2020), equation 2.
 
     Args:
-        ratio: Positive float: how many times the effective number stays. Defaults to 3.
+        ratio: Positive float: how many times the effective number stays. Defaults to 6.
         scope: `"global"` takes one number for all layers, whose units are ranked together;
             `"layer"` that of each kernel, or group of coupled channels. Defaults to `"global"`.
 
@@ -41,8 +58,10 @@ class EffectiveNumber(Criterion):
     [array([ True, False,  True, False, False])]
     """
 
-    ratio: float = 3.0
+    ratio: float = 6.0
     scope: Scope = "global"
+
+    fixes_amount = False
 
     def __post_init__(self) -> None:
         check_number("ratio", self.ratio, "a positive number", lambda value: value > 0)
@@ -50,12 +69,8 @@ class EffectiveNumber(Criterion):
 
     def count(self, units: Sequence[UnitScores]) -> int:
         """How many of these units, ranked together, stay beside those that must."""
-        free = [entry.relative[np.isfinite(entry.relative)] for entry in units]
-        free = [values for values in free if values.size]
-        total = sum(values.size for values in free)
-        if total == 0:
-            return 0
-        return int(min(total, max(1, round(self.ratio * measures.effective_count_of(free)))))
+        total = sum(values.size for values in _free(units))
+        return int(min(total, max(1, round(self.ratio * effective_number(units)))))
 
     def keep(
         self, units: Sequence[UnitScores], progress: float = 1.0, flops: FlopsLeft | None = None

@@ -14,6 +14,8 @@ from keras_hoyer.criteria.base import Criterion, FlopsLeft, UnitScores
 class _LayerThreshold(Criterion):
     """Cuts what scores below a threshold that is computed kernel by kernel."""
 
+    fixes_amount = False
+
     def threshold(self, units: UnitScores) -> float:
         """The threshold of one kernel."""
         raise NotImplementedError

@@ -6,13 +6,17 @@ and NaN at zero. Here every penalty is two sums `S` (of magnitudes, or of the gr
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import keras
 import numpy as np
 from keras import ops
 
 from keras_hoyer._checks import check_choice, check_number
+from keras_hoyer._literals import Factor
+from keras_hoyer.regularizers.automatic import AUTO, SteeredFactor
+
+Self = TypeVar("Self", bound="Penalty")
 
 serializable = keras.saving.register_keras_serializable(package="keras_hoyer")
 
@@ -24,17 +28,28 @@ class Penalty(keras.regularizers.Regularizer):
     """Base class of the penalties: a factor times a measure of the kernel.
 
     Args:
-        factor: Float between 0 and 1e30: what the measure is multiplied with.
+        factor: Float between 0 and 1e30: what the measure is multiplied with. `"auto"` where
+            `can_be_steered`.
 
     Raises:
         ValueError: If `factor` is out of its range, NaN or not a number.
+
+    Attributes:
+        steered: The number behind `factor="auto"`; `None` if the factor is a number.
     """
 
-    def __init__(self, factor: float = 1e-4) -> None:
-        self.factor = checked_number("factor", factor, 0, 1e30)
+    def __init__(self, factor: Factor = 1e-4) -> None:
+        automatic = isinstance(factor, str) and factor == AUTO and self.can_be_steered
+        self.factor: Factor = "auto"
+        self.steered = SteeredFactor() if automatic else None
+        if not automatic:
+            self.factor = _checked_factor(factor, self.can_be_steered)
 
     # Whether its groups can only be the channels of a model's graph.
     only_couples = False
+
+    # Whether the factor may be "auto": its value is, or tells, an effective number.
+    can_be_steered = False
 
     @property
     def couples(self) -> bool:
@@ -52,15 +67,35 @@ class Penalty(keras.regularizers.Regularizer):
         """Returns the penalty of a kernel, a scalar tensor."""
         x = ops.convert_to_tensor(x)
         # The reshape reads a variable, which TensorFlow admits in no custom gradient.
-        return self.factor * self.measure(ops.reshape(x, ops.shape(x)))
+        return self.weigh(self.measure(ops.reshape(x, ops.shape(x))))
+
+    def weigh(self, measure: Any) -> Any:
+        """A scalar tensor multiplied with the factor."""
+        return self.factor * measure if self.steered is None else self.steered.times(measure)
+
+    def steering_scale(self, aim: float) -> float:
+        """What the factor is in proportion to, for `aim` as the effective number of a kernel."""
+        return 1.0
 
     def get_config(self) -> dict[str, Any]:
-        """Returns the constructor's arguments as JSON values."""
-        return {"factor": self.factor}
+        """Returns the constructor's arguments as JSON values, and what `"auto"` has come to."""
+        if self.steered is None or self.steered.value is None:
+            return {"factor": self.factor}
+        return {"factor": self.factor, "steered": self.steered.value}
+
+    @classmethod
+    def from_config(cls: type[Self], config: dict[str, Any]) -> Self:
+        """Builds the penalty that `get_config` described."""
+        arguments = {key: value for key, value in config.items() if key != "steered"}
+        penalty = cls(**arguments)
+        if "steered" in config:
+            penalty.steered = SteeredFactor(config["steered"])
+        return penalty
 
     def __repr__(self) -> str:
         # A flag that is off is not worth a word.
-        named = {key: value for key, value in vars(self).items() if value is not False}
+        hidden = {"steered"}
+        named = {k: v for k, v in vars(self).items() if v is not False and k not in hidden}
         arguments = ", ".join(f"{key}={value!r}" for key, value in named.items())
         return f"{type(self).__name__}({arguments})"
 
@@ -122,9 +157,29 @@ def checked_number(name: str, value: Any, least: float, most: float) -> float:
     return float(value)
 
 
+def _checked_factor(factor: Any, can_be_steered: bool) -> float:
+    expected = "a number between 0 and 1e+30"
+    if can_be_steered:
+        expected += ", or 'auto'"
+    elif isinstance(factor, str) and factor == AUTO:
+        expected += ": 'auto' goes with the Hoyer penalties, whose value tells an effective number"
+    check_number("factor", factor, expected, lambda number: 0 <= number <= 1e30)
+    return float(factor)
+
+
 def checked_flag(name: str, value: Any) -> bool:
     """A bool."""
     check_choice(name, value, (False, True))
+    return bool(value)
+
+
+def checked_normalize(value: Any, steered: SteeredFactor | None) -> bool:
+    """A bool; what is steered is an effective number, so not divided by that of all."""
+    if checked_flag("normalize", value) and steered is not None:
+        raise ValueError(
+            "Invalid value for argument `normalize`. Expected False for factor='auto', which goes "
+            "by the effective number itself. Received: normalize=True"
+        )
     return bool(value)
 
 

@@ -54,6 +54,8 @@ class CoupledPart(Penalty):
         ValueError: When called, if the other kernels cannot be found.
     """
 
+    can_be_steered = True  # if its penalty can
+
     def __init__(
         self,
         penalty: CouplingPenalty | dict[str, Any],
@@ -65,6 +67,7 @@ class CoupledPart(Penalty):
             keras.saving.deserialize_keras_object(penalty) if isinstance(penalty, dict) else penalty
         )
         super().__init__(self.penalty.factor)
+        self.steered = self.penalty.steered
         self.key = key
         self.kernels = kernels
         self.slices = dict(slices)
@@ -75,7 +78,7 @@ class CoupledPart(Penalty):
         """Returns the penalty of the groups that this kernel speaks for, a scalar tensor."""
         if self._coupling is None:
             return self._bind()(x)
-        return self.factor * self._coupling.measure(self, ops.convert_to_tensor(x))
+        return self.penalty.weigh(self._coupling.measure(self, ops.convert_to_tensor(x)))
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "CoupledPart":
         """A part without kernels: a copy of a layer has no copies of the other layers."""

@@ -1,6 +1,7 @@
 """Penalties over the L2 norms of groups of weights: channels, or blocks."""
 
 import functools
+import math
 import operator
 from collections.abc import Callable
 from typing import Any
@@ -9,11 +10,12 @@ import keras
 import numpy as np
 from keras import ops
 
+from keras_hoyer._literals import Factor
 from keras_hoyer.patterns import KernelPattern
 from keras_hoyer.regularizers.base import (
     TINY,
     Penalty,
-    checked_flag,
+    checked_normalize,
     ratio,
     serializable,
     with_gradient,
@@ -44,7 +46,7 @@ class GroupPenalty(Penalty):
 
     def __init__(
         self,
-        factor: float = 1e-4,
+        factor: Factor = 1e-4,
         axis: int | tuple[int, ...] = -1,
         pattern: KernelPattern | None = None,
     ) -> None:
@@ -135,16 +137,17 @@ class _GroupRatio(GroupPenalty):
     """The penalties that do not change with the scale of the weights."""
 
     power: int
+    can_be_steered = True
 
     def __init__(
         self,
-        factor: float = 1e-4,
+        factor: Factor = 1e-4,
         axis: int | tuple[int, ...] = -1,
         pattern: KernelPattern | None = None,
         normalize: bool = False,
     ) -> None:
         super().__init__(factor, axis, pattern)
-        self.normalize = checked_flag("normalize", normalize)
+        self.normalize = checked_normalize(normalize, self.steered)
 
     def profile(self, norms: Any) -> tuple[Any, Any]:
         """`sum(norms)**power / sum(norms**2)**(power / 2)`, and its derivatives by the norms."""
@@ -163,7 +166,8 @@ class GroupHoyer(_GroupRatio):
     Source: Yang, Wen and Li, "DeepHoyer" (ICLR 2020), section 3.2.
 
     Args:
-        factor: Float, 0 or more. Defaults to 1e-4.
+        factor: Float, 0 or more, or `"auto"`: `callbacks.Pruning` sets it, from how much is to
+            stay. Defaults to 1e-4.
         axis: Int or tuple of ints: the axes that number groups. Defaults to -1, the output
             channels of a Dense or Conv kernel; `(-2, -1)` adds the input channels.
         pattern: `patterns.Block` instead of an axis: the groups are the blocks.
@@ -181,6 +185,10 @@ class GroupHoyer(_GroupRatio):
 
     power = 1
 
+    def steering_scale(self, aim: float) -> float:
+        """Its slope in the effective number, of which it is the root, is so much smaller."""
+        return 2 * math.sqrt(aim)
+
 
 @serializable
 class GroupHoyerSquare(_GroupRatio):
@@ -192,7 +200,8 @@ class GroupHoyerSquare(_GroupRatio):
     Source: Yang, Wen and Li, "DeepHoyer" (ICLR 2020), equation 4.
 
     Args:
-        factor: Float, 0 or more. Defaults to 1e-4.
+        factor: Float, 0 or more, or `"auto"`: `callbacks.Pruning` sets it, from how much is to
+            stay. Defaults to 1e-4.
         axis: Int or tuple of ints: the axes that number groups. Defaults to -1, the output
             channels of a Dense or Conv kernel; `(-2, -1)` adds the input channels.
         pattern: `patterns.Block` instead of an axis: the groups are the blocks.

@@ -2,7 +2,7 @@
 
 The points and the weight of the quadratic change often, and no step is to be traced again for it.
 On TensorFlow and PyTorch a step reads a variable as it is at the time. A compiled step of JAX is a
-function of the variables that its model has, so there the model is lent these as well.
+function of the variables that its model has, so there the model is handed these as well.
 """
 
 from collections.abc import Sequence
@@ -14,6 +14,8 @@ from keras import ops
 
 from keras_hoyer import _keras
 from keras_hoyer.weights import Weight, refresh_compiled
+
+_OWNER = "pull"
 
 
 class Pull(keras.regularizers.Regularizer):
@@ -77,7 +79,7 @@ class Pulls:
                 target, self._rho, _compact(count), kernel.variable.regularizer
             )
         if keras.backend.backend() == "jax":
-            _keras.lend_state(model, [self._rho, *self._targets])
+            _keras.hold_beside_weights(model, [self._rho, *self._targets], _OWNER)
         refresh_compiled(model)
 
     def set(self, rho: float, targets: Sequence[Any]) -> None:
@@ -92,7 +94,7 @@ def release(model: keras.Model) -> None:
     pulled = [v for v in model.variables if isinstance(getattr(v, "regularizer", None), Pull)]
     for variable in pulled:
         variable.regularizer = variable.regularizer.other
-    _keras.take_back_state(model)
+    _keras.release_beside_weights(model, _OWNER)
     if pulled:
         refresh_compiled(model)
 

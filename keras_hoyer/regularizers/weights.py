@@ -7,9 +7,10 @@ from typing import Any
 import keras
 from keras import ops
 
+from keras_hoyer._literals import Factor
 from keras_hoyer.regularizers.base import (
     Penalty,
-    checked_flag,
+    checked_normalize,
     checked_number,
     ratio,
     records_backward,
@@ -32,21 +33,28 @@ class Hoyer(Penalty):
     Wen and Li, "DeepHoyer" (ICLR 2020), equation 1.
 
     Args:
-        factor: Float, 0 or more. Defaults to 1e-4.
+        factor: Float, 0 or more, or `"auto"`: `callbacks.Pruning` sets it, from how much is to
+            stay. Defaults to 1e-4.
         normalize: Whether the measure is divided by the number of weights, for outputs of layers,
             whose size differs (`activity_regularizer`). Defaults to `False`.
 
     Raises:
-        ValueError: If `factor` is negative, above 1e30, NaN or not a number, or `normalize` is no
-            bool.
+        ValueError: If `factor` is negative, above 1e30, NaN or neither a number nor `"auto"`, or
+            `normalize` is no bool, or true for `factor="auto"`.
 
     >>> round(float(Hoyer(1.0)(np.array([[3.0, 0.0], [0.0, -4.0]], "float32"))), 6)
     1.4
     """
 
-    def __init__(self, factor: float = 1e-4, normalize: bool = False) -> None:
+    can_be_steered = True
+
+    def __init__(self, factor: Factor = 1e-4, normalize: bool = False) -> None:
         super().__init__(factor)
-        self.normalize = checked_flag("normalize", normalize)
+        self.normalize = checked_normalize(normalize, self.steered)
+
+    def steering_scale(self, aim: float) -> float:
+        """Its slope in the effective number, of which it is the root, is so much smaller."""
+        return 2 * math.sqrt(aim)
 
     def measure(self, x: Any) -> Any:
         """`L1 / L2`; 0 for a kernel that is all zero."""
@@ -67,22 +75,25 @@ class HoyerSquare(Penalty):
     Source: Yang, Wen and Li, "DeepHoyer" (ICLR 2020), equation 2.
 
     Args:
-        factor: Float, 0 or more. Defaults to 1e-4.
+        factor: Float, 0 or more, or `"auto"`: `callbacks.Pruning` sets it, from how much is to
+            stay. Defaults to 1e-4.
         normalize: Whether the measure is divided by the number of weights, for outputs of layers,
             whose size differs (`activity_regularizer`). Defaults to `False`.
 
     Raises:
-        ValueError: If `factor` is negative, above 1e30, NaN or not a number, or `normalize` is no
-            bool.
+        ValueError: If `factor` is negative, above 1e30, NaN or neither a number nor `"auto"`, or
+            `normalize` is no bool, or true for `factor="auto"`.
 
     >>> round(float(HoyerSquare(1.0)(np.array([2.0, -2.0, 0.0, 2.0], "float32"))), 6)
     3.0
     >>> layer = keras.layers.Dense(10, kernel_regularizer=HoyerSquare(1e-4))
     """
 
-    def __init__(self, factor: float = 1e-4, normalize: bool = False) -> None:
+    can_be_steered = True
+
+    def __init__(self, factor: Factor = 1e-4, normalize: bool = False) -> None:
         super().__init__(factor)
-        self.normalize = checked_flag("normalize", normalize)
+        self.normalize = checked_normalize(normalize, self.steered)
 
     def measure(self, x: Any) -> Any:
         """`L1**2 / L2**2`; 0 for a kernel that is all zero."""
