@@ -336,6 +336,26 @@ def measure(engine: str, what: str) -> dict:
         }
 
 
+def table(document: dict) -> str:
+    """What held on which engine, as a Markdown table."""
+    from kit.tables import table as markdown
+
+    header = ("engine", "devices", "what", "zeros equal on all", "of one device", "difference")
+    lines = [
+        (
+            f"{row['engine']} ({row['backend']})",
+            f"{row['processes']} x {row['devices']}",
+            row["what"],
+            "yes" if row["equal_on_all"] else "no",
+            "yes" if row["zeros_of_one_device"] else "no",
+            f"{row['largest_difference']:.1e}",
+        )
+        for results in document.values()
+        for row in results["rows"]
+    ]
+    return "\n".join(markdown(header, lines)).rstrip()
+
+
 def main() -> None:
     """Runs the backend's engines and adds what was found to the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])

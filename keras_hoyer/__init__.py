@@ -23,6 +23,7 @@ __all__ = [
     "TransformedL1",
     "callbacks",
     "check_sparse_inference",
+    "compare",
     "count_flops",
     "criteria",
     "export",

@@ -232,6 +232,12 @@ def empty_like(layer: keras.Layer) -> keras.Layer:
     return empty
 
 
+def made_with(layer: Any) -> dict[str, Any]:
+    """The arguments that Keras noted when a layer was made; empty if one was no plain value."""
+    noted = getattr(layer, "_auto_config", None)
+    return {} if noted is None else dict(noted.config)
+
+
 @_needed("copy a layer")
 def finish_like(layer: keras.Layer, new: keras.Layer, twin: Callable[[Any], Any]) -> None:
     """Completes a layer made by `empty_like` that has its attributes.
@@ -273,6 +279,12 @@ def copy_variable(variable: keras.Variable) -> keras.Variable:
 def compile_arguments(model: keras.Model) -> dict[str, Any]:
     """What `compile` was called with, as it was given."""
     return dict(model._compile_config.config)
+
+
+@_needed("tell whether a model was compiled anew")
+def compilation_of(model: keras.Model) -> Any:
+    """An object that is another one after each call of `compile`."""
+    return model._compile_config
 
 
 def has_mask(x: keras.KerasTensor) -> bool:
@@ -336,14 +348,18 @@ def calls_of(outputs: Sequence[keras.KerasTensor]) -> list[Any]:
 
 
 @contextlib.contextmanager
-def going_through(layers: Sequence[keras.Layer], gone: list[keras.Layer]) -> Iterator[None]:
+def going_through(
+    layers: Sequence[keras.Layer], gone: list[keras.Layer], always: Sequence[keras.Layer] = ()
+) -> Iterator[None]:
     """A scope in which layers whose outputs Keras cannot foresee run their own code instead.
 
     Args:
         layers: those to which it applies: what they call is recorded in place of the call.
         gone: gets those that were gone through.
+        always: those of them that are gone through if they can be, whatever Keras foresees.
     """
-    known, classes = {id(layer) for layer in layers}, {type(layer) for layer in layers}
+    known, classes = {id(layer): False for layer in layers}, {type(layer) for layer in layers}
+    known.update((id(layer), True) for layer in always)
     # One thread at a time, or another would put back what is not its own.
     with _CALLS_REPLACED, _calls_replaced(known, classes, gone):
         yield
@@ -353,15 +369,20 @@ _CALLS_REPLACED = threading.RLock()
 
 
 @contextlib.contextmanager
-def _calls_replaced(known: set[int], classes: set[type], gone: list[keras.Layer]) -> Iterator[None]:
+def _calls_replaced(
+    known: dict[int, bool], classes: set[type], gone: list[keras.Layer]
+) -> Iterator[None]:
     # Looked up before any is replaced, since one class may inherit from another.
     calls: dict[Any, Any] = {cls: cls.__call__ for cls in classes}
     own = {cls for cls in calls if "__call__" in vars(cls)}
 
     def through(original: Callable[..., Any]) -> Callable[..., Any]:
         def call(layer: keras.Layer, *args: Any, **kwargs: Any) -> Any:
+            if known.get(id(layer)):
+                with contextlib.suppress(Exception):  # what cannot be followed is recorded
+                    return layer.call(*args, **kwargs)
             try:
-                return original(layer, *args, **kwargs)
+                return _with_sizes(layer, original(layer, *args, **kwargs), args, kwargs)
             except Exception:  # it gives None, or has a wrong `compute_output_spec`
                 leaves = keras.tree.flatten((args, kwargs))
                 if id(layer) not in known or not any(map(_is_symbolic, leaves)):
@@ -374,13 +395,62 @@ def _calls_replaced(known: set[int], classes: set[type], gone: list[keras.Layer]
     for cls, original in calls.items():
         cls.__call__ = through(original)
     try:
-        yield
+        with _operators_recorded():
+            yield
     finally:
         for cls, original in calls.items():
             if cls in own:
                 cls.__call__ = original
             else:
                 del cls.__call__
+
+
+def _with_sizes(layer: keras.Layer, result: Any, args: Any, kwargs: Any) -> Any:
+    """The result of a call, with the sizes that Keras forgets of the outputs of an EinsumDense."""
+    given = [*args, *kwargs.values()]
+    if isinstance(layer, keras.layers.EinsumDense) and given and _is_symbolic(result):
+        source, weights, target = layer.equation.replace("->", ",").split(",")
+        if "..." not in source and len(source) == len(given[0].shape):
+            sizes = dict(zip(weights, layer.kernel.shape, strict=True))
+            sizes |= dict(zip(source, given[0].shape, strict=True))
+            result.shape = tuple(sizes[letter] for letter in target)
+    return result
+
+
+# What `variable * tensor` and the like do; `tensor * variable` is recorded by Keras itself.
+_OPERATORS = {
+    "__add__": keras.ops.add,
+    "__sub__": keras.ops.subtract,
+    "__mul__": keras.ops.multiply,
+    "__truediv__": keras.ops.true_divide,
+    "__floordiv__": keras.ops.floor_divide,
+    "__mod__": keras.ops.mod,
+    "__pow__": keras.ops.power,
+    "__matmul__": keras.ops.matmul,
+}
+
+
+@contextlib.contextmanager
+def _operators_recorded() -> Iterator[None]:
+    """A scope in which variables can be combined with symbolic tensors on their right."""
+    base: Any = next(cls for cls in keras.Variable.__mro__ if "__add__" in vars(cls))
+    originals = {name: vars(base)[name] for name in _OPERATORS}
+
+    def recorded(name: str) -> Callable[..., Any]:
+        def operator(variable: Any, other: Any) -> Any:
+            if _is_symbolic(other):
+                return _OPERATORS[name](variable, other)
+            return originals[name](variable, other)
+
+        return operator
+
+    for name in originals:
+        setattr(base, name, recorded(name))
+    try:
+        yield
+    finally:
+        for name, original in originals.items():
+            setattr(base, name, original)
 
 
 def _is_symbolic(x: Any) -> bool:
@@ -470,6 +540,14 @@ class _Policy(keras.dtype_policies.DTypePolicy):
         self._variable_dtype = variable_dtype
 
 
+def policy_name(policy: keras.dtype_policies.DTypePolicy) -> str | None:
+    """The name that makes the same policy again, or `None` if there is none."""
+    try:
+        return policy.name if keras.dtype_policies.get(policy.name) == policy else None
+    except ValueError:
+        return None
+
+
 def dtype_policy(compute_dtype: str, variable_dtype: str) -> keras.dtype_policies.DTypePolicy:
     """A policy that computes in one dtype whatever the dtype of the variables, and casts them."""
     return _Policy(compute_dtype, variable_dtype)
@@ -557,22 +635,32 @@ def seed_generators(model: keras.Model) -> list[keras.random.SeedGenerator]:
 class _Beside:
     """Stands among the random generators of a model, with a variable that is no weight of it."""
 
-    def __init__(self, state: keras.Variable) -> None:
+    def __init__(self, state: keras.Variable, owner: str) -> None:
         self.state = state
+        self.owner = owner
 
 
-@_needed("hand a number to the compiled step")
-def hold_beside_weights(model: keras.Model, variables: Sequence[keras.Variable]) -> None:
+@_needed("hand a value that changes to the compiled step")
+def hold_beside_weights(
+    model: keras.Model, variables: Sequence[keras.Variable], owner: str
+) -> None:
     """Has a model hand variables to its compiled step that are neither its weights nor saved.
 
     JAX compiles what a free variable holds as a constant. The state of random generators is handed
     over as these are: it is among a model's `variables`, not among its `weights`.
+
+    Args:
+        model: The model.
+        variables: What it is to hold; what it holds already is passed by.
+        owner: Who lets go of them.
     """
     held = model._seed_generators
     known = {id(entry.state) for entry in held if isinstance(entry, _Beside)}
-    held.extend(_Beside(variable) for variable in variables if id(variable) not in known)
+    held.extend(_Beside(v, owner) for v in variables if id(v) not in known)
 
 
-def release_beside_weights(model: keras.Model) -> None:
-    """Lets go of what `hold_beside_weights` put beside the weights."""
-    model._seed_generators[:] = [x for x in model._seed_generators if not isinstance(x, _Beside)]
+def release_beside_weights(model: keras.Model, owner: str) -> None:
+    """Lets go of what `hold_beside_weights` put beside the weights for an owner."""
+    held: list[Any] = getattr(model, "_seed_generators", [])
+    for entry in [x for x in held if isinstance(x, _Beside) and x.owner == owner]:
+        held.remove(entry)

@@ -12,11 +12,12 @@ from keras_hoyer.attach import regularize as regularize
 from keras_hoyer.attach import strip as strip
 from keras_hoyer.exporters import ExportError as ExportError
 from keras_hoyer.exporters import check_sparse_inference as check_sparse_inference
+from keras_hoyer.exporters import compare as compare
 from keras_hoyer.exporters import export as export
 from keras_hoyer.exporters import load_sparse_weights as load_sparse_weights
 from keras_hoyer.graph import register_rule as register_rule
-from keras_hoyer.graph.building import ShrinkError as ShrinkError
 from keras_hoyer.graph.costs import count_flops as count_flops
+from keras_hoyer.graph.errors import ShrinkError as ShrinkError
 from keras_hoyer.graph.shrink import shrink as shrink
 from keras_hoyer.pruning import keep_zeros as keep_zeros
 from keras_hoyer.pruning import prune as prune

@@ -10,7 +10,7 @@ from keras_hoyer._keras import all_of
 from keras_hoyer._literals import Groups
 from keras_hoyer.masks import KeepZeros
 from keras_hoyer.plain import LayerSelection
-from keras_hoyer.regularizers import Penalty
+from keras_hoyer.regularizers import Penalty, pull
 from keras_hoyer.regularizers.coupled import couple, keep_in_configs
 from keras_hoyer.weights import (
     Weight,
@@ -103,6 +103,7 @@ def strip(model: keras.Model) -> keras.Model:
     >>> model.get_layer("first").kernel_regularizer is None
     True
     """
+    pull.release(model)
     for weight in find_weights(model):
         constraint = weight.get("constraint")
         if isinstance(constraint, KeepZeros):

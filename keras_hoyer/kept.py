@@ -1,7 +1,8 @@
 """Looking at a model without leaving a trace in it."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import keras
 import numpy as np
@@ -30,3 +31,26 @@ def left_as_it_is(model: keras.Model, but: Sequence[keras.Variable] = ()) -> Ite
     finally:
         for variable, value in kept:
             variable.assign(value)
+
+
+@contextmanager
+def calls_replaced(
+    layers: Sequence[keras.Layer],
+    replaced: Callable[[keras.Layer, Callable[..., Any]], Callable[..., Any]],
+) -> Iterator[None]:
+    """A scope in which layers are called by other functions.
+
+    Args:
+        layers: The layers, each once.
+        replaced: From a layer and its `call` to the function in its place.
+    """
+    before = [(layer, vars(layer).get("call")) for layer in layers]
+    try:
+        for layer in layers:
+            vars(layer)["call"] = replaced(layer, layer.call)
+        yield
+    finally:
+        for layer, call in before:
+            vars(layer).pop("call", None)
+            if call is not None:
+                vars(layer)["call"] = call

@@ -1,13 +1,15 @@
 """Cutting: from a pattern and a criterion to masks, and zeros that stay."""
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
+from keras_hoyer._progress import step
 from keras_hoyer.collapse import warn_of_collapse
-from keras_hoyer.criteria import Criterion, UnitScores
+from keras_hoyer.criteria import Criterion, Measured, UnitScores
 from keras_hoyer.criteria.base import check_criterion
 from keras_hoyer.graph.channels import find_channels
 from keras_hoyer.masks import apply_masks, known_mask
@@ -17,6 +19,7 @@ from keras_hoyer.reports import Report, report
 from keras_hoyer.scores import Magnitude, Score
 from keras_hoyer.scores.base import check_score
 from keras_hoyer.targets import warn_of_limits
+from keras_hoyer.trials import check_file, keep_by_files
 from keras_hoyer.units import CoupledWeights, ModelUnits, Units, find_units
 from keras_hoyer.weights import Weight, find_kernels, find_weights
 
@@ -64,7 +67,8 @@ def prune(
             `Magnitude()`.
 
     Returns:
-        A `Report` of the layers that were asked for.
+        A `Report` of the layers that were asked for; its `measured` says what was, if the criterion
+        goes by files that are.
 
     Raises:
         ValueError: If the model is not built, a layer name does not exist, the criterion cannot be
@@ -77,8 +81,9 @@ def prune(
     20
     """
     check_choices(criterion, pattern, score)
-    cut(model, find_units(model, pattern, layers, score), criterion)
-    return report(model, layers)
+    with step(f"pruning {model.name}"):
+        measured = cut(model, find_units(model, pattern, layers, score), criterion)
+        return replace(report(model, layers), measured=measured)
 
 
 def keep_zeros(model: keras.Model, layers: LayerSelection = None) -> Report:
@@ -135,6 +140,8 @@ def check_choices(criterion: Criterion, pattern: Pattern, score: Score) -> None:
     check_pattern(pattern)
     check_score(score)
     criterion.check(pattern)
+    if criterion.file is not None:
+        check_file(criterion.file)
 
 
 def cut(
@@ -143,7 +150,7 @@ def cut(
     criterion: Criterion,
     progress: float = 1.0,
     tentative: bool = False,
-) -> None:
+) -> Measured | None:
     """Cuts `progress` of the way to the criterion, and masks what is zero from then on.
 
     Args:
@@ -152,20 +159,23 @@ def cut(
         criterion: How much.
         progress: Part of the way to go, from 0 to 1.
         tentative: Whether the cut is taken back if it turns out too deep.
+
+    Returns:
+        What was measured, if the criterion goes by what is.
     """
     scores = units.scores(model)
-    keep = criterion.keep(scores, progress, units.flops)
-    _check_kept(criterion, scores, keep)
-    keep = units.restrict(keep, scores)
+    if criterion.file is None:
+        measured = None
+        keep = criterion.keep(scores, progress, units.flops)
+        _check_kept(criterion, scores, keep)
+        keep = units.restrict(keep, scores)
+    else:
+        keep, measured = keep_by_files(model, units, criterion, criterion.file, scores, progress)
     if progress >= 1 and not tentative:
         warn_of_collapse(units, keep)
     del scores
-    masks: dict[Weight, np.ndarray] = {}
-    for entry, kept in zip(units, keep, strict=True):
-        for weight, mask in entry.masks(kept).items():
-            # What was cut before stays cut, also if this target asks for less.
-            known = masks.get(weight, known_mask(weight))
-            masks[weight] = mask if known is None else mask & known
+    # What was cut before stays cut, also if this target asks for less.
+    masks = units.masks(keep)
     emptied = [weight.path for weight, mask in masks.items() if not mask.any()]
     if emptied:
         warn(
@@ -174,6 +184,7 @@ def cut(
         )
     warn_of_limits(criterion, progress, units, keep, masks)
     apply_masks(model, masks)
+    return measured
 
 
 def _check_kept(

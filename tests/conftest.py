@@ -9,6 +9,9 @@ import pytest
 hypothesis.settings.register_profile("keras_hoyer", max_examples=50, deadline=None)
 hypothesis.settings.load_profile("keras_hoyer")
 
+# What these compute is compared to the last digits, or near the smallest floats.
+OPTIMIZED = {"test_regularizers", "test_proximal", "test_total_variation", "test_path_norm"}
+
 
 def pytest_collection_modifyitems(items):
     """Tests of the benchmarks run on the default backend alone: they say nothing of the others."""
@@ -17,6 +20,15 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if item.get_closest_marker("benchmark"):
                 item.add_marker(skip)
+
+
+@pytest.fixture(autouse=keras.backend.backend() == "jax", scope="module")
+def _programs_that_run_once_are_not_optimized(request):
+    """XLA takes longer to optimize most tests' programs than to run them."""
+    import jax
+
+    optimized = request.module.__name__.split(".")[-1] in OPTIMIZED
+    jax.config.update("jax_disable_most_optimizations", not optimized)
 
 
 @pytest.fixture(autouse=keras.backend.backend() == "jax", scope="session")

@@ -92,6 +92,15 @@ def test_report_prints_the_table_of_the_library(run):
     assert "loading model.keras" in err
 
 
+def test_report_and_compare_write_pages(run):
+    assert run("report model.keras --html report.html")[0] == 0
+    assert "hidden/kernel" in Path("report.html").read_text("utf-8")
+    assert run("compare model.keras model.keras --runs 0 --html both.html")[0] == 0
+    assert "largest difference" in Path("both.html").read_text("utf-8")
+    code, _, err = run("report model.keras --html no/report.html")
+    assert code == 1 and "--html no/report.html" in err.replace("'", "")
+
+
 def test_report_in_json_counts_what_is_in_the_file(run):
     model = keras.models.load_model("model.keras")
     weights = model.get_weights()
@@ -266,9 +275,9 @@ def test_a_failed_export_is_one_line_and_leaves_the_older_file(run):
     assert Path("out.npz").read_text() == "older"
 
 
-def test_the_lines_of_the_readme_run(run):
+def test_the_lines_of_the_page_run(run):
     pytest.importorskip("ai_edge_litert")
-    section = (ROOT / "README.md").read_text().split("## Command line")[1]
+    section = (ROOT / "docs" / "cli.md").read_text()
     lines = re.search(r"```sh\n(.*?)```", section, re.DOTALL).group(1).splitlines()
     assert {line.split()[1] for line in lines} == {"report", "prune", "shrink", "export", "compare"}
     x = samples()

@@ -13,8 +13,9 @@ from pathlib import Path
 import keras
 import pytest
 
-from keras_hoyer.exporters import ExportError, destination, export, load_sparse_weights
-from keras_hoyer.exporters.destination import check_destination, ending_in_order, replacing
+from keras_hoyer import _destination as destination
+from keras_hoyer._destination import check_destination, ending_in_order, replacing
+from keras_hoyer.exporters import ExportError, export, load_sparse_weights
 
 ROOT = Path(__file__).parents[1]
 FORMATS = ["npz", "keras", "safetensors"]
@@ -209,8 +210,8 @@ def test_a_process_that_is_asked_to_end_leaves_no_folder_and_ends_so(tmp_path, n
     code = f"""
         import signal, sys, time
         from pathlib import Path
-        sys.path.insert(0, {str(ROOT / "keras_hoyer" / "exporters")!r})
-        import destination
+        sys.path.insert(0, {str(ROOT / "keras_hoyer")!r})
+        import _destination as destination
 
         # As in a terminal, also where the tests run in the background.
         signal.signal(signal.SIGHUP, signal.SIG_DFL)

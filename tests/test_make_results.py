@@ -107,7 +107,9 @@ def test_the_page_is_what_the_committed_results_make():
         ("LeNet-5, `TargetFlops(0.029)`", "lenet-5", "channels", "GroupHoyerSquare", 0.029, 2e-4),
     ],
 )
-def test_the_readme_has_the_means_of_the_results(row, net, method, penalty, amount, weight_decay):
+def test_the_page_of_figures_has_the_means_of_the_results(
+    row, net, method, penalty, amount, weight_decay
+):
     factor = {"HoyerSquare": 1e-4, "GroupHoyerSquare": 3e-4}[penalty]
     wanted = (net, "ours", method, penalty, factor, amount, weight_decay)
     names = ("net", "protocol", "method", "penalty", "factor", "amount", "weight_decay")
@@ -116,8 +118,8 @@ def test_the_readme_has_the_means_of_the_results(row, net, method, penalty, amou
         for group in make_results.by_setting(make_results.read_lines("mnist.jsonl"))
         if tuple(group[0][name] for name in names) == wanted and len(group) == 3
     ]
-    readme = Path(__file__).parent.parent / "README.md"
-    [line] = [line for line in readme.read_text().splitlines() if line.startswith(f"| {row}")]
+    page = Path(__file__).parent.parent / "docs" / "figures.md"
+    [line] = [line for line in page.read_text().splitlines() if line.startswith(f"| {row}")]
     assert line.endswith(f"| {100 * make_results.mean(group, 'test'):.2f}% |")
     if method in ("budget", "gradual"):
         assert f"{group[0]['nonzero']:,}" in line

@@ -182,7 +182,10 @@ def test_what_compile_was_called_with_is_known():
     model.compile("adam", loss, metrics=["mae"])
     found = _keras.compile_arguments(model)
     assert (found["loss"], found["metrics"]) == (loss, ["mae"])
+    before = _keras.compilation_of(model)
+    assert before is _keras.compilation_of(model)
     model.compile(**found)
+    assert before is not _keras.compilation_of(model)
 
 
 def test_a_layer_with_all_that_is_inside_it():
@@ -272,6 +275,7 @@ GONE = [
     (keras.Layer, "_tracker", lambda model: _keras.finish_like(model, model.layers[1], id)),
     (keras.KerasTensor, "_keras_history", lambda model: _keras.producer_of(model.inputs[0])),
     (keras.Model, "_compile_config", _keras.compile_arguments),
+    (keras.Model, "_compile_config", _keras.compilation_of),
     (keras.Variable, "_autocast", lambda model: _keras.copy_variable(model.weights[0])),
     (
         keras.optimizers.Optimizer,

@@ -44,8 +44,11 @@ def test_tab_in_a_module_shows_what_is_made_in_it_for_users(name, kind):
     assert set(dir(module)) == set(module.__all__) == made
 
 
-def test_tab_shows_the_two_callbacks():
-    assert dir(kh.callbacks) == ["BudgetPruning", "Pruning"]
+def test_tab_shows_the_callbacks():
+    assert dir(kh.callbacks) == [
+        *("ADMM", "ActivationSparsity", "BudgetPruning", "ProximalStep", "Pruning"),
+        "SparsityLogger",
+    ]
 
 
 def test_inner_modules_can_be_imported_and_wrong_names_are_errors():

@@ -275,16 +275,16 @@ def test_an_all_zero_kernel_costs_nothing_and_stays(penalty):
 
 @each_penalty
 @pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
-@pytest.mark.parametrize("magnitude", [1e-45, 1e-39, 1e-20, 1e-18, 1e-7, 1.0, 3e4, 1e15])
-@pytest.mark.parametrize("nonzero", ["one", "one group", "all"])
-def test_values_and_gradients_are_finite(penalty, dtype, magnitude, nonzero):
-    if dtype == "float16" and magnitude > 65504:
-        pytest.skip("not a float16 number")
-    kernel = np.zeros((8, 4), "float32")
-    kernel[{"one": (2, 1), "one group": (slice(None), 1), "all": ...}[nonzero]] = -magnitude
-    value, gradient = value_and_gradient(penalty, kernel, dtype)
-    assert np.isfinite(value)
-    assert np.isfinite(gradient).all()
+def test_values_and_gradients_are_finite(penalty, dtype):
+    for magnitude in (1e-45, 1e-39, 1e-20, 1e-18, 1e-7, 1.0, 3e4, 1e15):
+        if dtype == "float16" and magnitude > 65504:
+            continue  # not a float16 number
+        for nonzero in ((2, 1), (slice(None), 1), ...):  # one entry, one group, all
+            kernel = np.zeros((8, 4), "float32")
+            kernel[nonzero] = -magnitude
+            value, gradient = value_and_gradient(penalty, kernel, dtype)
+            assert np.isfinite(value), (magnitude, nonzero)
+            assert np.isfinite(gradient).all(), (magnitude, nonzero)
 
 
 @each_penalty

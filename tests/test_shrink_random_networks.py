@@ -12,7 +12,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 # Of each rank; JAX compiles each operation of each network anew.
-EXAMPLES = {"jax": 2, "tensorflow": 15}.get(keras.backend.backend(), 38)
+EXAMPLES = {"jax": 2, "tensorflow": 8}.get(keras.backend.backend(), 38)
 
 STEPS = st.lists(
     st.tuples(st.sampled_from(sorted(KINDS)), st.integers(0, (1 << 16) - 1)), min_size=3, max_size=9

@@ -183,6 +183,7 @@ def is_plain(value):
 
 def test_a_comparison_is_short_as_repr_and_escaped_in_notebooks():
     shown = comparison.Comparison(
+        names=("a&b.keras", "b.tflite"),
         paths=(Path("a&b.keras"), Path("b.tflite")),
         bytes=(1000, 500),
         training_bytes=(2000, 0),

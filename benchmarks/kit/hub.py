@@ -502,7 +502,7 @@ BACKBONES: dict[str, Callable[[], Any]] = {
     "moonshine": _plain(
         "Moonshine",
         vocabulary_size=50,
-        filter_dim=16,
+        filter_dim=32,
         encoder_num_layers=2,
         decoder_num_layers=2,
         hidden_dim=32,

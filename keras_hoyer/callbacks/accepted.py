@@ -116,16 +116,17 @@ class Progress:
         return progress, accepted
 
 
-def progress_file() -> Path | None:
-    """Where a search within a budget keeps its state; `None` without a backup on this disk."""
-    folder = backup_folder()
-    return None if folder is None else folder / _NAME
+def file_beside_backup(name: str = _NAME) -> Path | None:
+    """Where a callback keeps its state in the running `fit`; `None` if that keeps no backup.
 
+    Args:
+        name: Name of the file. Defaults to that of `Progress`.
 
-def backup_folder() -> Path | None:
-    """Where the running `fit` keeps its backup; `None` if it keeps none, or none on this disk."""
+    Returns:
+        A path in the folder of Keras' own backup; `None` also if that is not on this disk.
+    """
     for callback in running_callbacks() or ():
         if isinstance(callback, keras.callbacks.BackupAndRestore):
             folder = str(callback.backup_dir)
-            return None if "://" in folder else Path(folder)
+            return None if "://" in folder else Path(folder) / name
     return None

@@ -7,10 +7,11 @@ import keras
 import numpy as np
 
 from keras_hoyer import masks
-from keras_hoyer._checks import warn
+from keras_hoyer._checks import check_choice, warn
 from keras_hoyer._keras import running_callbacks
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.reports import count_nonzero
+from keras_hoyer.units import ModelUnits
 from keras_hoyer.weights import Weight, find_kernels, find_weights
 
 Logs = dict[str, Any] | None
@@ -25,11 +26,17 @@ class CuttingCallback(keras.callbacks.Callback):
 
     Args:
         layers: List of layer names, or a function from a layer to a bool, or `None`.
+        verbose: 1 prints a line at each cut, 0 none.
     """
 
-    def __init__(self, layers: LayerSelection) -> None:
+    # What is cut, known from the beginning of `fit`.
+    _units: ModelUnits
+
+    def __init__(self, layers: LayerSelection, verbose: int = 0) -> None:
         super().__init__()
+        check_choice("verbose", verbose, (0, 1))
         self.layers = layers
+        self.verbose = verbose
         self._kernels: list[Weight] = []
         self._last_cut: int | None = None
         self._has_witness = False
@@ -69,14 +76,36 @@ class CuttingCallback(keras.callbacks.Callback):
             )
 
     def write_sparsity(self, logs: Logs) -> None:
-        """Writes the share of zero weights into the logs."""
+        """Writes into the logs what is left.
+
+        `sparsity` is the share of zero weights; `flops`, where channels are cut, the multiply-adds
+        for one example without those that are zero.
+        """
         if logs is not None:
-            total = sum(math.prod(kernel.shape) for kernel in self._kernels)
-            logs["sparsity"] = 1 - sum(map(count_nonzero, self._kernels)) / total
+            logs["sparsity"] = 1 - self._count_nonzero() / self._count_weights()
+            flops = self._units.flops_left()
+            if flops is not None:
+                logs["flops"] = flops
 
     def note_cut(self, epoch: int) -> None:
-        """Remembers the epoch of the last cut."""
+        """Remembers the epoch of the last cut, and says what is left if it is to."""
         self._last_cut = epoch
+        if not self.verbose:
+            return
+        nonzero, weights, flops = self._count_nonzero(), self._count_weights(), ""
+        left = self._units.flops_left()
+        if left is not None and self._units.flops is not None:
+            flops = f", {left:,} of {self._units.flops.total:,} multiply-adds"
+        print(
+            f"\nEpoch {epoch + 1}: {type(self).__name__} left {nonzero:,} of {weights:,} weights"
+            f"{flops} ({1 - nonzero / weights:.2%} zero)."
+        )
+
+    def _count_weights(self) -> int:
+        return sum(math.prod(kernel.shape) for kernel in self._kernels)
+
+    def _count_nonzero(self) -> int:
+        return sum(map(count_nonzero, self._kernels))
 
     def _start_later(self) -> str:
         return (

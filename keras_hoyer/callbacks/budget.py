@@ -8,13 +8,12 @@ import numpy as np
 from keras_hoyer import pruning
 from keras_hoyer._checks import check_choice, check_count, check_number, warn
 from keras_hoyer.attach import remove_penalties
-from keras_hoyer.callbacks.accepted import AcceptedState, Progress, progress_file
+from keras_hoyer.callbacks.accepted import AcceptedState, Progress, file_beside_backup
 from keras_hoyer.callbacks.base import CuttingCallback, Logs
 from keras_hoyer.criteria import Criterion, TargetSparsity, UnitScores
 from keras_hoyer.criteria.base import FlopsLeft
 from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.plain import LayerSelection
-from keras_hoyer.reports import count_nonzero
 from keras_hoyer.scores import Magnitude, Score
 from keras_hoyer.units import find_units
 from keras_hoyer.weights import refresh_compiled
@@ -44,7 +43,8 @@ class BudgetPruning(CuttingCallback):
     them with a further call of `fit`, with a learning rate that decays to 0.
 
     Penalties stay on while there is something to cut, which leaves better weights than cutting
-    without. Epoch logs get `sparsity`, the share of zero weights.
+    without. Epoch logs get `sparsity`, the share of zero weights, and where channels are cut
+    `flops`, the multiply-adds that `shrink` would leave.
 
     Training that stops and goes on: with `keras.callbacks.BackupAndRestore` beside this callback,
     its state is kept in the same folder, and the model ends within the budget as if nothing had
@@ -73,6 +73,7 @@ class BudgetPruning(CuttingCallback):
             dense, convolutional, recurrent and attention layers.
         score: How much a weight matters: a score of `keras_hoyer.scores`, taken anew for each cut.
             Defaults to `Magnitude()`.
+        verbose: 1 prints a line at each cut, as Keras' own callbacks do. Defaults to 0.
 
     Raises:
         ValueError: If an argument is of the wrong kind or out of its range; at the start of `fit`,
@@ -107,32 +108,20 @@ class BudgetPruning(CuttingCallback):
         pattern: Pattern = Unstructured(),  # noqa: B008  (immutable)
         layers: LayerSelection = None,
         score: Score = Magnitude(),  # noqa: B008  (immutable)
+        verbose: int = 0,
     ) -> None:
-        super().__init__(layers)
-        check_number("budget", budget, "a number, 0 or more", lambda value: value >= 0)
-        if baseline is not None:
-            check_number("baseline", baseline, "a finite number, or `None`")
+        super().__init__(layers, verbose)
         check_choice("mode", mode, ("auto", "max", "min"))
         mode = _direction(monitor) if mode == "auto" else mode
-        _check_unit(budget, baseline, monitor)
-        if begin is not None:
-            check_count("begin", begin, 0)
-        if begin == 0 and baseline is None:
-            raise ValueError(
-                "Invalid value for argument `baseline`. Expected a number: with `begin=0` there is "
-                "no epoch before the first cut to compare with. Received: baseline=None"
-            )
+        _check_budget(budget, baseline, monitor)
+        _check_begin(begin, baseline)
         check_number("step", step, "a number between 0 and 1", lambda value: 0 < value < 1)
         check_number(
             "min_step", min_step, f"a number above 0, at most {step}", lambda v: 0 < v <= step
         )
         check_count("patience", patience, 1)
         pruning.check_choices(TargetSparsity(0.0), pattern, score)
-        if pattern.max_sparsity < 1:
-            raise ValueError(
-                "Invalid value for argument `pattern`. Expected one whose share of zeros can be "
-                f"chosen: N:M patterns fix it. Received: pattern={pattern!r}"
-            )
+        _check_share_is_free(pattern)
         self.budget = budget
         self.baseline = baseline
         self.monitor = monitor
@@ -148,11 +137,11 @@ class BudgetPruning(CuttingCallback):
         """Checks what can be checked before time is spent."""
         super().on_train_begin(logs)
         self._units = find_units(self.model, self.pattern, self.layers, self.score)
-        self._file = progress_file()
+        self._file = file_beside_backup()
         self._accepted: AcceptedState | None = None
         self._first_epoch: int | None = None
         self._progress = Progress(
-            begin=self.begin, best=self.baseline, step=self.step, left=self._count()
+            begin=self.begin, best=self.baseline, step=self.step, left=self._count_nonzero()
         )
         epochs = (self.params or {}).get("epochs")
         self._announced = not (self.begin is None or epochs is None or self.begin < epochs)
@@ -180,7 +169,7 @@ class BudgetPruning(CuttingCallback):
         self.note_cut(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Judges the round, and writes `sparsity` into the logs."""
+        """Judges the round, and writes what is left into the logs."""
         logs = {} if logs is None else logs
         value = self._metric(logs)
         state = self._progress
@@ -268,16 +257,13 @@ class BudgetPruning(CuttingCallback):
         state.epochs_in_round = 0
         state.rounds += 1
         # A last unit is not cut: then there is nothing left to do.
-        before, state.left = state.left, self._count()
+        before, state.left = state.left, self._count_nonzero()
         self.model.stop_training |= state.left == before
 
     def _restore(self) -> None:
         assert self._accepted is not None  # before the first cut
         self._accepted.restore(self.model)
         self._progress.epochs_in_round = 0
-
-    def _count(self) -> int:
-        return sum(map(count_nonzero, self._kernels))
 
     def _metric(self, logs: dict[str, Any]) -> float:
         if self.monitor not in logs:
@@ -327,8 +313,29 @@ def _direction(monitor: str) -> Literal["max", "min"]:
     )
 
 
-def _check_unit(budget: float, baseline: float | None, monitor: str) -> None:
-    """Points in place of shares are the slip that a budget invites."""
+def _check_begin(begin: int | None, baseline: float | None) -> None:
+    if begin is not None:
+        check_count("begin", begin, 0)
+    if begin == 0 and baseline is None:
+        raise ValueError(
+            "Invalid value for argument `baseline`. Expected a number: with `begin=0` there is no "
+            "epoch before the first cut to compare with. Received: baseline=None"
+        )
+
+
+def _check_share_is_free(pattern: Pattern) -> None:
+    if pattern.max_sparsity < 1:
+        raise ValueError(
+            "Invalid value for argument `pattern`. Expected one whose share of zeros can be "
+            f"chosen: N:M patterns fix it. Received: pattern={pattern!r}"
+        )
+
+
+def _check_budget(budget: float, baseline: float | None, monitor: str) -> None:
+    check_number("budget", budget, "a number, 0 or more", lambda value: value >= 0)
+    if baseline is not None:
+        check_number("baseline", baseline, "a finite number, or `None`")
+    # Points in place of shares are the slip that a budget invites.
     share = any(part in monitor for part in _LARGER) and (baseline is None or abs(baseline) <= 1)
     if share and budget >= 1:
         raise ValueError(

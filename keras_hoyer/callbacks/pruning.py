@@ -6,16 +6,22 @@ import keras
 
 from keras_hoyer import pruning
 from keras_hoyer._checks import warn
-from keras_hoyer._keras import release_beside_weights, running_callbacks
+from keras_hoyer._keras import running_callbacks
 from keras_hoyer.attach import remove_penalties
 from keras_hoyer.callbacks.base import CuttingCallback, Logs
-from keras_hoyer.callbacks.steering import Steering, check_covered, hold_factors, steering_of
+from keras_hoyer.callbacks.steering import (
+    Steering,
+    check_covered,
+    hold_factors,
+    release_factors,
+    steering_of,
+)
 from keras_hoyer.criteria import Criterion
 from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.schedules import ROUNDING, Schedule, check_schedule
 from keras_hoyer.scores import Magnitude, Score
-from keras_hoyer.units import ModelUnits, find_units
+from keras_hoyer.units import find_units
 from keras_hoyer.weights import refresh_compiled
 
 
@@ -24,8 +30,9 @@ class Pruning(CuttingCallback):
 
     At the epochs of the schedule the smallest units are cut; after the last cut this package's
     penalties are taken off, and what is left of `fit` is fine-tuning. Epoch logs get `sparsity`,
-    the share of zero weights, so that the progress bar, `CSVLogger` and `TensorBoard` show it;
-    wherever it stands in the list, this callback is called before the others.
+    the share of zero weights, and where channels are cut `flops`, the multiply-adds that `shrink`
+    would leave, so that the progress bar, `CSVLogger` and `TensorBoard` show them; wherever it
+    stands in the list, this callback is called before the others.
 
     It sets the factor of the Hoyer penalties that were made with `factor="auto"`: such that their
     effective number comes to a sixth of what the criterion keeps by the last cut. The first epochs
@@ -52,6 +59,7 @@ class Pruning(CuttingCallback):
         keep_penalty: Whether penalties stay on after the last cut. Defaults to `False`.
         score: How much a weight matters: a score of `keras_hoyer.scores`, taken anew for each cut.
             Defaults to `Magnitude()`.
+        verbose: 1 prints a line at each cut, as Keras' own callbacks do. Defaults to 0.
 
     Raises:
         ValueError: If an argument is of the wrong kind, or criterion and pattern do not go
@@ -79,8 +87,9 @@ class Pruning(CuttingCallback):
         layers: LayerSelection = None,
         keep_penalty: bool = False,
         score: Score = Magnitude(),  # noqa: B008  (immutable)
+        verbose: int = 0,
     ) -> None:
-        super().__init__(layers)
+        super().__init__(layers, verbose)
         pruning.check_choices(criterion, pattern, score)
         check_schedule(schedule)
         self.criterion = criterion
@@ -88,7 +97,6 @@ class Pruning(CuttingCallback):
         self.pattern = pattern
         self.score = score
         self.keep_penalty = keep_penalty
-        self._units: ModelUnits
         self._steering: Steering | None = None
         self._position: float | None = None
         self._announced = False
@@ -131,7 +139,7 @@ class Pruning(CuttingCallback):
         self._advance(epoch)
 
     def on_epoch_end(self, epoch: int, logs: Logs = None) -> None:
-        """Writes `sparsity` into the logs."""
+        """Writes what is left into the logs."""
         self._steps = self.params.get("steps") or self._seen
         self.write_sparsity(logs)
         if self._steering is not None:
@@ -139,7 +147,7 @@ class Pruning(CuttingCallback):
 
     def on_train_end(self, logs: Logs = None) -> None:
         """Lets go of the factors, and looks back."""
-        release_beside_weights(self.model)
+        release_factors(self.model)
         super().on_train_end(logs)
 
     def look_back(self, best_before_cut: list[str]) -> None:
@@ -189,7 +197,7 @@ class Pruning(CuttingCallback):
             self._steering.judge()
             self._steering = None
         if progress > 0:
-            pruning.cut(self.model, self._units, self.criterion, progress)
+            self.measured = pruning.cut(self.model, self._units, self.criterion, progress)
             self.note_cut(self._epoch)
         if position >= self.schedule.end:
             self._finish()

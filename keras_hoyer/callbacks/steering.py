@@ -16,9 +16,15 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
-from keras_hoyer._keras import all_of, hold_beside_weights, learning_rate_now, planned_rates
+from keras_hoyer._keras import (
+    all_of,
+    hold_beside_weights,
+    learning_rate_now,
+    planned_rates,
+    release_beside_weights,
+)
 from keras_hoyer._literals import Scope
-from keras_hoyer.callbacks.accepted import backup_folder
+from keras_hoyer.callbacks.accepted import file_beside_backup
 from keras_hoyer.callbacks.course import Course, first_factor
 from keras_hoyer.criteria import Criterion, EffectiveNumber
 from keras_hoyer.criteria.effective import effective_number
@@ -33,6 +39,7 @@ RATIO, FEW = EffectiveNumber().ratio, 4.0
 _STEPS = 500
 
 _FILE = "keras_hoyer_factor.json"
+_OWNER = "factor"
 
 
 @dataclasses.dataclass(frozen=True)
@@ -167,8 +174,7 @@ class Steering:
         """The factor that training had come to before `epoch`."""
         kernel = self.kernels[0]
         known = kernel.variable.regularizer.steered.value
-        folder = backup_folder()
-        file = None if folder is None else folder / _FILE
+        file = file_beside_backup(_FILE)
         if known is None and file is not None and file.is_file():
             stored = json.loads(file.read_text())
             known = (
@@ -185,14 +191,14 @@ class Steering:
 
     def _save(self, epoch: int) -> None:
         """Keeps the factors beside Keras' own backup."""
-        folder = backup_folder()
-        if folder is None:
+        file = file_beside_backup(_FILE)
+        if file is None:
             return
-        folder.mkdir(parents=True, exist_ok=True)
+        file.parent.mkdir(parents=True, exist_ok=True)
         factors = {k.path: k.variable.regularizer.steered.value for k in self.kernels}
-        part = folder / f"{_FILE}.part"
+        part = file.with_suffix(".part")
         part.write_text(json.dumps({"epoch": epoch, "factors": factors}))
-        os.replace(part, folder / _FILE)
+        os.replace(part, file)
 
 
 def is_steered(variable: keras.Variable) -> bool:
@@ -204,7 +210,12 @@ def hold_factors(model: keras.Model) -> None:
     """Has the compiled step of a model read the factors that are set while it runs."""
     if keras.backend.backend() == "jax":
         factors = [v.regularizer.steered.variable for v in model.variables if is_steered(v)]
-        hold_beside_weights(model, list({id(factor): factor for factor in factors}.values()))
+        hold_beside_weights(model, list({id(f): f for f in factors}.values()), _OWNER)
+
+
+def release_factors(model: keras.Model) -> None:
+    """Lets go of what `hold_factors` held."""
+    release_beside_weights(model, _OWNER)
 
 
 def steering_of(

@@ -9,7 +9,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from keras_hoyer.exporters.destination import check_destination
+from keras_hoyer._destination import check_destination
+from keras_hoyer._extras import check_package
 
 DEFAULT_LAYERS = "all dense, convolutional, recurrent and attention layers"
 
@@ -50,6 +51,24 @@ def add_data(parser: argparse.ArgumentParser) -> None:
         help="samples to run the models on: .npy, or .npz with an array for each input; default: "
         "random ones",
     )
+
+
+def add_page(parser: argparse.ArgumentParser) -> None:
+    """A page to write beside the answer."""
+    parser.add_argument(
+        "--html",
+        type=Path,
+        metavar="PAGE.html",
+        help="also write a page to look at, with pictures: one file, light or dark",
+    )
+
+
+def check_page(path: Path | None) -> None:
+    """Raises unless a page can be drawn and put there, if one is asked for."""
+    if path is None:
+        return
+    check_package("matplotlib", "plot", "--html")
+    check_writable(path, "html")
 
 
 def add_tolerance(
@@ -114,14 +133,15 @@ def check_readable(path: Path) -> None:
         raise PermissionError(f"The file {path} may not be read")
 
 
-def check_writable(path: Path) -> None:
+def check_writable(path: Path, argument: str = "filepath") -> None:
     """Raises unless a file can be put at `path`: it takes hours until there is something to put."""
-    folder = check_destination(path).parent
+    folder = check_destination(path, argument).parent
     try:
         tempfile.TemporaryFile(dir=folder).close()
     except OSError as error:
         raise PermissionError(
-            f"Expected a file in a folder that can be written. Received: -o {path} ({error})"
+            "Expected a file in a folder that can be written. "
+            f"Received: `{argument}={str(path)!r}` ({error})"
         ) from error
 
 

@@ -28,13 +28,14 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
         "--model", type=Path, metavar="ARCH.keras", help="the model that weight files belong to"
     )
     arguments.add_data(parser)
+    arguments.add_page(parser)
     arguments.add_tolerance(parser, None, "1e-4, a file in float16 1e-2, dynamic 0.1, int8 0.2")
     parser.add_argument(
         "--runs",
         type=arguments.count,
         default=100,
         metavar="N",
-        help="how often each is timed, 0 for not at all; default: %(default)s",
+        help="turns of each that are timed, 0 for none; default: %(default)s",
     )
 
 
@@ -48,6 +49,7 @@ def _check(options: argparse.Namespace) -> None:
             arguments.check_model(path)
     if options.model is not None:
         arguments.check_model(options.model)
+    arguments.check_page(options.html)
     options.data = arguments.read_data(options.data)
 
 
@@ -58,6 +60,8 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
     a, b = (_side(options, path, console) for path in options.files)
     with console.step("running both"):
         result = comparison.compare(a, b, options.data, options.tolerance, options.runs)
+    if options.html is not None:
+        result.to_html(options.html)
     text = str(result)
     if not result.within_tolerance and options.data is None:
         text += (

@@ -43,6 +43,7 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     _add_choices(parser)
     arguments.add_data(parser)
+    arguments.add_page(parser)
     arguments.add_tolerance(
         parser, None, "1e-4, float16 1e-2, dynamic 0.1, int8 0.2; weight files 0, float16 1e-3"
     )
@@ -107,6 +108,7 @@ def _check(options: argparse.Namespace) -> None:
         )
     arguments.check_model(options.file)
     arguments.check_writable(options.output)
+    arguments.check_page(options.html)
     options.data = arguments.read_data(options.data)
 
 
@@ -140,6 +142,8 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
     with console.step(f"converting, running and comparing {options.output}"):
         result = export(model, options.output, representative_data=options.data, **settings)
     result = dataclasses.replace(result, notes=tuple(map(in_own_words, result.notes)))
+    if options.html is not None:
+        result.to_html(options.html)
     return Answer(result.to_dict(), str(result))
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from typing import Any
 
+from keras_hoyer._destination import ending_in_order
 from keras_hoyer.cli import console as consoles
 from keras_hoyer.cli.command import Answer, Command, UsageError
 from keras_hoyer.cli.compare import COMPARE
@@ -18,7 +19,6 @@ from keras_hoyer.cli.prune import PRUNE
 from keras_hoyer.cli.report import REPORT
 from keras_hoyer.cli.shrink import SHRINK
 from keras_hoyer.cli.versions import ShowVersions
-from keras_hoyer.exporters.destination import ending_in_order
 from keras_hoyer.exporters.results import ExportError
 
 COMMANDS = (REPORT, PRUNE, SHRINK, EXPORT, COMPARE)

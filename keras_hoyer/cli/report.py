@@ -10,10 +10,12 @@ from keras_hoyer.cli.console import Console
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     arguments.add_file(parser)
     arguments.add_layers(parser)
+    arguments.add_page(parser)
 
 
 def _check(options: argparse.Namespace) -> None:
     arguments.check_model(options.file)
+    arguments.check_page(options.html)
 
 
 def _run(options: argparse.Namespace, console: Console) -> Answer:
@@ -23,6 +25,9 @@ def _run(options: argparse.Namespace, console: Console) -> Answer:
     model = models.load(options.file, console)
     with console.step("counting"):
         result = report(model, options.layers)
+    if options.html is not None:
+        with console.step(f"drawing {options.html}"):
+            result.to_html(options.html)
     return Answer(result.to_dict(), str(result))
 
 

@@ -6,6 +6,7 @@ OPTIONS = {
     "criterion": "how much",
     "filepath": "-o",
     "format": "--format",
+    "html": "--html",
     "io_dtype": "--io-dtype",
     "layers": "--layers",
     "optimize_for": "--optimize-for",

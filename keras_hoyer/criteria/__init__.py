@@ -6,6 +6,7 @@ a boolean array for each, true where a unit stays. `progress` is the schedule's 
 
 from keras_hoyer.criteria.base import Criterion, UnitScores
 from keras_hoyer.criteria.effective import EffectiveNumber
+from keras_hoyer.criteria.files import Measured, TargetBytes, TargetLatency
 from keras_hoyer.criteria.flops import TargetFlops
 from keras_hoyer.criteria.sparsity import TargetSparsity
 from keras_hoyer.criteria.thresholds import HoyerThreshold, StdThreshold, Threshold
@@ -14,8 +15,11 @@ __all__ = [
     "Criterion",
     "EffectiveNumber",
     "HoyerThreshold",
+    "Measured",
     "StdThreshold",
+    "TargetBytes",
     "TargetFlops",
+    "TargetLatency",
     "TargetSparsity",
     "Threshold",
     "UnitScores",

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 
+from keras_hoyer._literals import FormatName, Quantization
 from keras_hoyer._values import Value
 from keras_hoyer.patterns import Pattern
 
@@ -23,6 +24,41 @@ class FlopsLeft(Protocol):
 
     def __call__(self, counts: Sequence[int] | np.ndarray) -> float:
         """The share where so many channels of each entry are left."""
+
+
+@dataclass(frozen=True)
+class FileKind:
+    """A file that is made of a model to be measured.
+
+    Attributes:
+        unit: What is measured: `"milliseconds"` of one sample, or `"bytes"`.
+        share: The share of it that is to be left.
+        format: As `export` names it.
+        quantize: As `export` takes it.
+        data: Samples as `export` takes for `representative_data`, or `None` for random ones.
+    """
+
+    unit: Literal["milliseconds", "bytes"]
+    share: float
+    format: FormatName
+    quantize: Quantization | None = None
+    data: Any = None
+
+
+class FilesLeft(Protocol):
+    """The share of what a model's exported file takes that is left when units go.
+
+    Attributes:
+        made: How many files were made of cut models.
+    """
+
+    made: int
+
+    def __call__(self, keep: Sequence[np.ndarray]) -> float:
+        """The share where just these units stay, true in a boolean array for each entry.
+
+        Makes the file of the cut model and measures it, unless that was done before.
+        """
 
 
 @dataclass(frozen=True)
@@ -73,11 +109,14 @@ class Criterion(Value):
     Attributes:
         counts_flops: Whether it goes by the multiply-adds that are left, and so needs a pattern of
             whole channels. Defaults to `False`.
+        file: What file it goes by, which is made and measured of cut models; then it answers
+            `keep_by_files` in place of `keep`. Defaults to `None`: by none.
         fixes_amount: Whether how much stays is asked for, and does not follow from the scores: so
             a penalty can be steered to it. Defaults to `True`.
     """
 
     counts_flops: bool = False
+    file: FileKind | None = None
     fixes_amount: bool = True
 
     def keep(
@@ -90,6 +129,23 @@ class Criterion(Value):
             progress: Part of the way to go, from 0 to 1.
             flops: For channels, a function from how many of each entry are left to the share of
                 the multiply-adds that is left.
+        """
+        raise NotImplementedError
+
+    def keep_by_files(
+        self,
+        units: Sequence[UnitScores],
+        files: FilesLeft,
+        progress: float = 1.0,
+        flops: FlopsLeft | None = None,
+    ) -> list[np.ndarray]:
+        """What `keep` returns, for a criterion that goes by files.
+
+        Args:
+            units: Scores of the units.
+            files: A function from what stays to the share of the file that is left.
+            progress: Part of the way to go, from 0 to 1.
+            flops: As for `keep`.
         """
         raise NotImplementedError
 

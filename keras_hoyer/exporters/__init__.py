@@ -4,6 +4,7 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from keras_hoyer.exporters.comparison import Comparison, compare
     from keras_hoyer.exporters.exporting import export
     from keras_hoyer.exporters.results import Candidate, ExportError, ExportResult, StoredTensor
     from keras_hoyer.exporters.sparse_inference import SparseInferenceReport, check_sparse_inference
@@ -11,11 +12,13 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Candidate",
+    "Comparison",
     "ExportError",
     "ExportResult",
     "SparseInferenceReport",
     "StoredTensor",
     "check_sparse_inference",
+    "compare",
     "export",
     "load_sparse_weights",
     "scipy_matrices",
@@ -24,6 +27,8 @@ __all__ = [
 # The rest comes from results.py: the command line needs that and the checks of paths and data
 # before Keras is imported, which the others do.
 _HOMES = {
+    "Comparison": "comparison",
+    "compare": "comparison",
     "SparseInferenceReport": "sparse_inference",
     "check_sparse_inference": "sparse_inference",
     "export": "exporting",

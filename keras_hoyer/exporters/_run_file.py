@@ -15,7 +15,7 @@ Usage: _run_file.py describe INPUTS MODEL
 """
 
 import json
-import statistics
+import math
 import sys
 import time
 from collections.abc import Callable
@@ -23,6 +23,9 @@ from typing import Any
 
 # How long each file is timed, in seconds, and the most and fewest turns.
 SECONDS, MOST, FEWEST = 1.0, 200, 10
+
+# For how many seconds at least a file is run in each turn.
+STRETCH = 2e-3
 
 DTYPES = {"tensor(float)": "float32", "tensor(double)": "float64"}
 
@@ -71,8 +74,12 @@ def run(calls: str, out: str, model: str) -> None:
 
 def time_files(calls: str, times: str, *models: str) -> None:
     """Writes the medians of the first call."""
+    import statistics  # noqa: PLC0415
+
     arrays = _load(calls)[0]
-    medians = time_by_turns([prepare(model, arrays) for model in models], MOST, SECONDS)
+    prepared = [prepare(model, arrays) for model in models]
+    taken = time_by_turns(prepared, MOST, SECONDS, processor_clock())
+    medians = map(statistics.median, taken)
     with open(times, "w") as file:
         json.dump(dict(zip(models, medians, strict=True)), file)
 
@@ -91,19 +98,45 @@ def prepare(model: str, arrays: dict[str, Any]) -> Callable[[], Any]:
 
 
 def time_by_turns(
-    calls: list[Callable[[], Any]], turns: int, seconds: float = float("inf")
-) -> list[float]:
-    """Median milliseconds of each call, by turns, for about so many seconds each at most."""
+    calls: list[Callable[[], Any]],
+    turns: int,
+    seconds: float = float("inf"),
+    clock: Callable[[], float] = time.perf_counter,
+) -> list[list[float]]:
+    """Milliseconds of a call of each in each turn, for about so many seconds each at most.
+
+    A turn begins with a call that does not count, since what others left in the caches would, and
+    lasts a while; every second time they come in reverse.
+    """
+    repeats = [_repeats(call) for call in calls]
     times: list[list[float]] = [[] for _ in calls]
     end = time.perf_counter() + seconds * len(calls)
     for turn in range(turns):
         if turn >= FEWEST and time.perf_counter() > end:
             break
-        for call, each in zip(calls, times, strict=True):
-            start = time.perf_counter()
-            call()
-            each.append(1000 * (time.perf_counter() - start))
-    return [statistics.median(each) for each in times]
+        for index in range(len(calls))[:: 1 if turn % 2 == 0 else -1]:
+            calls[index]()
+            start = clock()
+            for _ in range(repeats[index]):
+                calls[index]()
+            times[index].append(1000 * (clock() - start) / repeats[index])
+    return times
+
+
+def processor_clock() -> Callable[[], float]:
+    """The clock of the time that a processor spends on this thread, if it is fine enough.
+
+    What computes on one thread takes as much of it whatever else the machine does.
+    """
+    fine = time.get_clock_info("thread_time").resolution <= 1e-5
+    return time.thread_time if fine else time.perf_counter
+
+
+def _repeats(call: Callable[[], Any]) -> int:
+    """How many calls fill a turn."""
+    start = time.perf_counter()
+    call()
+    return math.ceil(STRETCH / max(time.perf_counter() - start, 1e-6))
 
 
 def _feed(session: Any, arrays: dict[str, Any]) -> dict[str, Any]:

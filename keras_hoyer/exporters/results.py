@@ -2,10 +2,12 @@
 
 import dataclasses
 import math
+import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
+from keras_hoyer._extras import check_package
 from keras_hoyer._tables import GAP, Rows, html_lines, html_table, shorten, text_table, wrap
 
 # What a line of the tables is no longer than, and how many kernels have a line each.
@@ -148,6 +150,54 @@ class ExportResult:
                 html_lines(*(f"Note: {note}" for note in self.notes)),
             ]
         )
+
+    def plot(self) -> Any:
+        """Draws the bytes of what was tried, and its times if they were measured.
+
+        Returns:
+            A `matplotlib.figure.Figure`. A notebook shows it; `.savefig("sizes.png")` writes it.
+
+        Raises:
+            ImportError: if matplotlib is not installed (`pip install keras-hoyer[plot]`).
+        """
+        check_package("matplotlib", "plot", "ExportResult.plot")
+        from keras_hoyer.exporters import drawing  # noqa: PLC0415  (matplotlib)
+
+        return drawing.candidates(self).draw()
+
+    def to_html(self, filepath: str | os.PathLike[str]) -> Path:
+        """Writes a page with what was tried and each tensor: one file that asks for nothing else.
+
+        Args:
+            filepath: where it goes; an older file is replaced.
+
+        Returns:
+            The path of the file.
+
+        Raises:
+            ImportError: if matplotlib is not installed (`pip install keras-hoyer[plot]`).
+            ValueError: if no file can be written there.
+        """
+        check_package("matplotlib", "plot", "ExportResult.to_html")
+        from keras_hoyer.exporters import page  # noqa: PLC0415  (matplotlib)
+
+        return page.write_result(
+            self, _candidate_rows(self.candidates), self._tensor_rows(), filepath
+        )
+
+    def _tensor_rows(self) -> Rows:
+        header = ("tensor", "shape", "stored as", "elements", "zeros")
+        rows = [
+            (
+                t.name,
+                " x ".join(map(str, t.shape)),
+                f"{t.dtype} {t.storage}",
+                f"{math.prod(t.shape):,}",
+                f"{t.sparsity:.1%}",
+            )
+            for t in self.tensors
+        ]
+        return [header, *rows]
 
     def _summary(self) -> tuple[str, str]:
         return (

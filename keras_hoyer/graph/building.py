@@ -12,6 +12,7 @@ from keras_hoyer import _keras
 from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Read
 from keras_hoyer.graph.copying import CannotCopy, Copier
+from keras_hoyer.graph.errors import ShrinkError, advice
 from keras_hoyer.graph.opened import Opened, open_sizes, reshape_of, same_calls
 from keras_hoyer.graph.opening import (
     as_function,
@@ -20,16 +21,12 @@ from keras_hoyer.graph.opening import (
     nodes_in_order,
 )
 from keras_hoyer.graph.planning import Planner
-from keras_hoyer.graph.remaking import made_from_config
+from keras_hoyer.graph.remaking import keep_loadable, made_from_config
 from keras_hoyer.graph.state import (
     carry_assets,
 )
 from keras_hoyer.graph.undrawn import without_drawing
 from keras_hoyer.graph.walk import ChannelGraph
-
-
-class ShrinkError(ValueError):
-    """A smaller model could not be made, or gives other outputs; none is handed over."""
 
 
 class Builder:
@@ -106,9 +103,15 @@ class Builder:
                 _keras.set_part(new, name, value)
         return new
 
-    def model(self, model: keras.Model, function: Any) -> keras.Model:
-        """A model of any depth, without its weights."""
-        inputs = [self.input(x) for x in function.inputs]
+    def model(self, model: Any, function: Any, of_any_size: bool = False) -> keras.Model:
+        """A model of any depth, without its weights.
+
+        Args:
+            model: the model, or the layer in whose place it is put.
+            function: its graph.
+            of_any_size: whether all axes of its inputs are open but those of channels.
+        """
+        inputs = [self.input(x, of_any_size) for x in function.inputs]
         known = {id(x): y for x, y in zip(function.inputs, inputs, strict=True)}
         _, steps = self.steps[id(function)] = (inputs, [])
         for node in nodes_in_order(function):
@@ -132,14 +135,15 @@ class Builder:
             name=model.name,
         )
 
-    def input(self, reference: keras.KerasTensor) -> keras.KerasTensor:
+    def input(self, reference: keras.KerasTensor, of_any_size: bool) -> keras.KerasTensor:
         """An input with the channels that are left."""
         config = _keras.producer_of(reference).get_config()
         known = self.graph.tensors.get(id(reference))
         if known is not None:
+            last = len(reference.shape) - 1
             config["batch_shape"] = tuple(
-                n if axis is None else self.size(axis)
-                for n, axis in zip(reference.shape, known.axes, strict=True)
+                (None if of_any_size and index != last else n) if axis is None else self.size(axis)
+                for index, (n, axis) in enumerate(zip(reference.shape, known.axes, strict=True))
             )
         return keras.layers.InputLayer.from_config(config).output
 
@@ -156,6 +160,7 @@ class Builder:
         old = node.operation
         if id(old) in self.plan.in_place:
             return self._called_in_place(node, args, kwargs)
+        kwargs = accepted(old, kwargs)  # more would be in the way when sizes are worked out
         if id(old) in self.made:
             new = self.made[id(old)][1]
             return new, args, kwargs, new(*args, **kwargs)
@@ -170,6 +175,7 @@ class Builder:
                 with without_drawing(new):
                     outputs = new(*args, **kwargs)
                 self._check_weights(old, new)
+                keep_loadable(new, self.classes)
             except ShrinkError:
                 raise
             except Exception as error:  # whatever a foreign class raises
@@ -179,7 +185,7 @@ class Builder:
                 return new, args, kwargs, outputs
         raise ShrinkError(
             f"{type(old).__name__} '{old.name}' has to be built anew, as channels of its weights "
-            f"or its inputs go, and its config does not make it: {reasons[0]}\n{_advice()}"
+            f"or its inputs go, and its config does not make it: {reasons[0]}\n{advice()}"
         )
 
     def _ways(self, old: Any) -> Iterator[Callable[[Any], Any]]:
@@ -210,11 +216,24 @@ class Builder:
         known = self.in_place.setdefault(id(old), [])
         new = next((model for other, model in known if same_calls(other, opened)), None)
         if new is None:
-            new = self.model(old, opened)
+            new = self._in_place(old, opened)
             known.append((opened, new))
             self.made.setdefault(id(old), (old, new))
         inputs = list(given.values())
         return new, (inputs,), {}, new(inputs)
+
+    def _in_place(self, old: keras.Layer, opened: Opened) -> keras.Model:
+        """What a layer calls, as a model that asks for no more of its inputs than the layer did."""
+        if any(x is y for x in opened.inputs for y in opened.outputs):
+            return self.model(old, opened)  # Keras makes a circle of an input that it hands on
+        made, configs, parts = dict(self.made), dict(self.from_config), dict(self.parts)
+        in_place, shared = dict(self.in_place), list(self.kept_shared)
+        try:
+            return self.model(old, opened, of_any_size=True)
+        except Exception:  # a layer inside needs the sizes
+            self.made, self.from_config, self.parts = made, configs, parts
+            self.in_place, self.kept_shared = in_place, shared
+            return self.model(old, opened)
 
     def _around_parts(self, old: keras.Layer) -> keras.Layer:
         """A layer made from its config, around layers that are made each in its own way."""
@@ -227,7 +246,7 @@ class Builder:
             new = self._around_parts(old)
         elif id(old) in self.plan.in_place:
             opened = next(x for x in self.graph.opened.values() if x.layer is old)
-            new = self.model(old, opened)
+            new = self._in_place(old, opened)
             self.in_place[id(old)] = [(opened, new)]
             new = keras.Model(new.inputs[0], new.outputs[0], name=old.name)
         else:
@@ -350,19 +369,6 @@ class Builder:
         parts = [getattr(layer, name) for name in self.parts.get(id(old), {})]
         inner = {id(variable) for part in tree.flatten(parts) for variable in part.weights}
         return [variable for variable in layer.weights if id(variable) not in inner]
-
-
-def _advice() -> str:
-    if keras.distribution.distribution() is None:
-        return (
-            "Give the class a `get_config` with all arguments of `__init__`, or keep the channels "
-            "around it."
-        )
-    return (
-        "Where it is the mesh that does not divide a width: prune with `patterns.Channel("
-        "multiple_of=n)`, n being the size of the mesh's axis, or load the model and shrink it "
-        "in a process without a distribution."
-    )
 
 
 def _name_apart(steps: Sequence[Any]) -> None:

@@ -9,6 +9,7 @@ import keras
 import numpy as np
 from keras import tree
 
+from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Cost, Tensor, Unknown, WeightAxes
 from keras_hoyer.graph.opened import Opened
 from keras_hoyer.graph.opening import as_function, has_graph, nested_inputs, nodes_in_order
@@ -173,7 +174,7 @@ def _output_specs(
     """
     if not isinstance(operation, keras.Model) or not has_graph(operation):
         specs: list[keras.KerasTensor] = tree.flatten(
-            operation.compute_output_spec(*args, **kwargs)
+            operation.compute_output_spec(*args, **accepted(operation, kwargs))
         )
         return specs
     function = as_function(operation)

@@ -12,7 +12,8 @@ from keras_hoyer._checks import warn
 from keras_hoyer._inputs import random_arrays
 from keras_hoyer._keras import input_structure, seed_generators
 from keras_hoyer._precision import computing_in
-from keras_hoyer.graph.building import Builder, ShrinkError
+from keras_hoyer.graph.building import Builder
+from keras_hoyer.graph.errors import ShrinkError
 from keras_hoyer.graph.opening import (
     as_function,
     call_on,

@@ -1,15 +1,18 @@
 """Layers that are made of layers: what one calls, seen by calling it on symbolic inputs."""
 
 import dataclasses
+import itertools
 import sys
 import sysconfig
 import traceback
+import types
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-from keras import tree
+import numpy as np
+from keras import ops, tree
 
 from keras_hoyer._keras import all_of, calls_of, forgetting_calls, going_through, own_variables
 from keras_hoyer.graph.arguments import accepted
@@ -32,7 +35,8 @@ class Opened:
         layer: the layer.
         given: the symbolic tensors that the layer is called on in its model, each once.
         inputs: those that stand for them.
-        outputs: what comes out.
+        outputs: what comes out; an array where it does not depend on the inputs, and None where
+            the layer gives None though Keras foresees a tensor.
         nodes: the calls, each after those that it depends on.
         sample: what stands for open lengths, or None if these are open here as well.
         hidden: what the layer does that its calls do not show, in words; empty if nothing.
@@ -62,25 +66,73 @@ def open_call(layer: keras.Layer, node: Any) -> Opened:
     """
     args, kwargs = node.arguments.args, accepted(layer, node.arguments.kwargs)
     tensors = [x for x in tree.flatten((args, kwargs)) if _is_symbolic(x)]
-    sizes: list[int | None] = [None]
+    sizes: list[tuple[int | None, int]] = [(None, BATCH)]
     if any(None in x.shape for x in tensors):
-        sizes.append(LENGTH)
+        # The examples may lie along another axis than the first: then one size does for all.
+        sizes += [(LENGTH, BATCH), (LENGTH, LENGTH)]
     first: Exception | None = None
-    for sample in sizes:
+    for sample, batch in sizes:
         try:
-            opened = _traced(layer, args, kwargs, sample)
+            opened = _traced(layer, args, kwargs, sample, batch)
         except Exception as error:  # whatever code raises that was not written for it
             first = first or error
             continue
-        if _fit(opened, node):
+        if len(opened.outputs) != len(node.outputs):
+            outputs = [y for y in opened.outputs if y is not None]
+            opened = dataclasses.replace(opened, outputs=outputs)
+        if not _fit(opened, node):
+            first = first or ValueError("it gives other shapes than its `compute_output_shape`")
+        elif sample is None and len(sizes) > 1 and not _is_open(opened, args, kwargs):
+            first = first or ValueError("it makes arrays as large as an open axis")
+        else:
             return opened
-        first = first or ValueError("it gives other shapes than its `compute_output_shape`")
     raise CannotOpen(f"its `call` cannot be followed: {_described(first)}") from first
+
+
+def _is_open(opened: Opened, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
+    """Whether what a layer gives its operations is the same whatever the size of an open axis.
+
+    Ranges up to an unknown size are empty on some backends, without an error; and code may take a
+    default in place of an unknown size.
+    """
+    constants = _constants(opened)
+    try:
+        other = _traced(opened.layer, args, kwargs, LENGTH)
+    except Exception:  # its code may not go that far, or needs another size
+        return all(np.size(value) for value in constants)
+    if not same_calls(opened, other):
+        return all(np.size(value) for value in constants)
+    others = _constants(other)
+    return len(constants) == len(others) and all(
+        one is None or np.array_equal(one, two, equal_nan=True)
+        for one, two in zip(constants, others, strict=True)
+    )
+
+
+def _constants(opened: Opened) -> list[Any]:
+    """The numbers and arrays that operations are given, and None where a size is not known."""
+    values: list[Any] = []
+    for node in opened.nodes:
+        settings = [] if isinstance(node.operation, keras.Layer) else vars(node.operation).items()
+        given = [value for name, value in settings if not name.startswith("_")]
+        values += tree.flatten([node.arguments.args, node.arguments.kwargs, given])
+    return [
+        value if value is None else ops.convert_to_numpy(value)
+        for value in values
+        if value is None or _is_constant(value)
+    ]
+
+
+def _is_constant(value: Any) -> bool:
+    if isinstance(value, (int, float, np.ndarray)):
+        return True
+    return ops.is_tensor(value) and not _is_symbolic(value)
 
 
 def _fit(opened: Opened, node: Any) -> bool:
     """Whether what comes out has the shapes that the node has, as far as both are known."""
-    found = [tuple(x.shape) for x in opened.outputs]
+    pairs = itertools.zip_longest(opened.outputs, node.outputs)
+    found = [tuple(getattr(x, "shape", getattr(y, "shape", ()))) for x, y in pairs]
     expected = [tuple(x.shape) for x in node.outputs]
     return list(map(len, found)) == list(map(len, expected)) and all(
         None in pair or pair[0] == pair[1] for pairs in map(zip, found, expected) for pair in pairs
@@ -111,37 +163,50 @@ def _kind(node: Any) -> Any:
 
 
 def _traced(
-    layer: keras.Layer, args: tuple[Any, ...], kwargs: dict[str, Any], sample: int | None
+    layer: keras.Layer,
+    args: tuple[Any, ...],
+    kwargs: dict[str, Any],
+    sample: int | None,
+    batch: int = BATCH,
 ) -> Opened:
+    # In the order of `tree.flatten`, by which others line up what they call the result on.
     known: dict[int, tuple[keras.KerasTensor, keras.KerasTensor]] = {}
-
-    def fresh(x: Any) -> Any:
-        if not _is_symbolic(x):
-            return x
+    for x in filter(_is_symbolic, tree.flatten((args, kwargs))):
+        shape = x.shape
+        if sample is not None:
+            shape = [n or (LENGTH if i else batch) for i, n in enumerate(shape)]
         if id(x) not in known:
-            shape = x.shape
-            if sample is not None:
-                shape = [n or (LENGTH if i else BATCH) for i, n in enumerate(shape)]
             known[id(x)] = x, keras.Input(batch_shape=tuple(shape), dtype=x.dtype)
-        return known[id(x)][1]
-
-    args, kwargs = tree.map_structure(fresh, (args, kwargs))
+    args, kwargs = tree.map_structure(
+        lambda x: known[id(x)][1] if _is_symbolic(x) else x, (args, kwargs)
+    )
     # Nothing that the layer assigns or adds to its losses is to stay.
     gone_through: list[keras.Layer] = [layer]
     inside = [part for part in all_of(layer) if part is not layer]
     with (
         forgetting_calls(layer),
-        going_through(inside, gone_through),
+        going_through(inside, gone_through, [part for part in inside if _is_nameless(part)]),
         keras.StatelessScope(collect_losses=True) as scope,
     ):
         results = layer.call(*args, **kwargs)
-        outputs = [y for y in tree.flatten(results) if y is not None]
-        if not all(map(_is_symbolic, outputs)):
+        outputs = tree.flatten(results)
+        made = [y for y in outputs if _is_symbolic(y)]
+        if not made or not all(y is None or hasattr(y, "shape") for y in outputs):
             raise ValueError("an output does not depend on the inputs")
-        nodes = calls_of(outputs)
+        nodes = calls_of(made)
     given, inputs = zip(*known.values(), strict=True) if known else ((), ())
     hidden = _hidden(layer, gone_through, scope, nodes, sample)
+    if len(made) < sum(y is not None for y in outputs):
+        hidden = hidden or "it gives arrays that do not depend on its inputs"
     return Opened(layer, given, inputs, outputs, nodes, sample, hidden)
+
+
+def _is_nameless(layer: keras.Layer) -> bool:
+    """Whether a layer is a plain function that no name could load again in the layer's place."""
+    function = layer.activation if type(layer) is keras.layers.Activation else None
+    if not isinstance(function, types.FunctionType) or function.__module__.startswith("keras."):
+        return False
+    return keras.saving.get_registered_object(keras.saving.get_registered_name(function)) is None
 
 
 def _hidden(

@@ -5,8 +5,11 @@ take its place, if its calls show all that it does. Where neither works, what it
 stays as it is, and the walk begins again.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -86,7 +89,7 @@ class Planner:
     def make(self) -> Plan:
         """The plan for the whole model."""
         self.plan.whole = self.whole()
-        if self.plan.whole is None:
+        if self.plan.whole is None and not self._holds_to_its_class():
             self.look_through(self.graph.function)
         return self.plan
 
@@ -99,17 +102,20 @@ class Planner:
             elif id(node) in self.graph.opened and id(operation) not in self.apart:
                 self._decide(node)
 
-    def whole(self) -> dict[str, Any] | None:
-        """The entries of the model's own config with which it has all new sizes."""
+    def whole(self, cut: set[Kind] | None = None) -> dict[str, Any] | None:
+        """The entries of the model's own config with which it has all new sizes.
+
+        Args:
+            cut: the channels of which some go. Defaults to `None`: all of which some do.
+        """
         model = self.graph.model
         if not (_of_own_class(model) and self.keep_classes and self.removed.any()):
             return None
         if self.needs_bias:
             return None
-        weights = [self.graph.weights.get(id(v)) for v in model.weights]
-        axes = [axis for weight in weights if weight for axis in weight.axes if axis is not None]
-        cut = {self._kind(axis) for axis in axes}
-        sizes = dict.fromkeys((len(axis), self._left(axis)) for axis in axes)
+        places = self._places(model)
+        cut = set(places) if cut is None else cut
+        sizes = dict.fromkeys((len(kind), self._left_of(kind)) for kind in cut)
         for x in self.graph.function.inputs:
             if any(self._left(axis) < len(axis) for axis in self.graph.tensors[id(x)].labelled):
                 return None
@@ -118,20 +124,56 @@ class Planner:
         except Exception:  # the class has none
             return None
         expected = [self._shape_of(variable, cut) for variable in model.weights]
-        inputs = [keras.KerasTensor(x.shape, x.dtype) for x in self.graph.function.inputs]
+        return find_updates(config, sizes, expected, self._shapes_of_model)
 
-        def shapes_with(updates: dict[str, Any]) -> Shapes | None:
-            if not updates:  # the model as it is
-                return [tuple(variable.shape) for variable in model.weights]
-            try:
+    def _shapes_of_model(self, updates: dict[str, Any]) -> Shapes | None:
+        """The shapes of the weights of the model with other entries in its config."""
+        model = self.graph.model
+        if not updates:  # the model as it is
+            return [tuple(variable.shape) for variable in model.weights]
+        key = id(model), repr(updates)
+        if key not in self._shapes:
+            self._shapes[key] = None
+            inputs = [keras.KerasTensor(x.shape, x.dtype) for x in self.graph.function.inputs]
+            with contextlib.suppress(Exception):  # whatever a class makes of sizes that do not suit
                 new = made_from_config(model, updates, self.classes)
                 if not new.built:
                     call_on(new, inputs, like=model)
-            except Exception:  # whatever a class makes of sizes that do not suit it
-                return None
-            return _shapes_if_alike(model, new)
+                self._shapes[key] = _shapes_if_alike(model, new)
+        return self._shapes[key]
 
-        return find_updates(config, sizes, expected, shapes_with)
+    def _holds_to_its_class(self) -> bool:
+        """Fixes what the config of a model cannot say, if no other model could be saved.
+
+        Layers that hold the same layer, as an embedding and a tied head do, are loaded with a copy
+        each, unless the model's class makes them.
+        """
+        model = self.graph.model
+        if not (_of_own_class(model) and self.keep_classes):
+            return False
+        held = [
+            f"{title(one)} and {title(other)} hold the same layer"
+            for group in self.graph.sharing
+            for one, other in itertools.combinations(group, 2)
+            if {*map(id, _keras.all_of(one))} & {*map(id, _keras.all_of(other))}
+        ]
+        kinds = {kind: found for kind, found in self._places(model).items() if self._cuts(kind)}
+        if not held or not kinds or not comes_from_config(model, self.classes):
+            return False
+        said = self._said(list(kinds), self.whole)
+        why = f"the config of {title(model)}, which does not say this size, while {held[0]}"
+        for kind in kinds.keys() - said:
+            self.plan.fixed += [(*place, why) for place in kinds[kind]]
+        return bool(self.plan.fixed)
+
+    def _places(self, layer: keras.Layer) -> dict[Kind, list[tuple[Any, int]]]:
+        """The channels along the weights of a layer, and where they lie."""
+        places: dict[Kind, list[tuple[Any, int]]] = {}
+        for weight in filter(None, (self.graph.weights.get(id(v)) for v in layer.weights)):
+            for index, axis in enumerate(weight.axes):
+                if axis is not None:
+                    places.setdefault(self._kind(axis), []).append((weight.variable, index))
+        return places
 
     def _decide(self, node: Any) -> None:
         layer, opened = node.operation, self.graph.opened[id(node)]
@@ -142,6 +184,9 @@ class Planner:
         self.seen.add(id(layer))
         kinds = self._kinds(node)
         if not kinds:
+            if self._is_lost(node):
+                self.plan.in_place.add(id(layer))
+                self.look_through(opened)
             return
         inner = {id(part) for part in _keras.all_of(layer)}
         without_bias = {self._kind(axis) for reader, axis in self.needs_bias if id(reader) in inner}
@@ -157,10 +202,8 @@ class Planner:
             self.plan.in_place.add(id(layer))
             self.look_through(opened)
             return
-        said: set[Kind] = set()
-        for kind in kinds:
-            if kind not in without_bias and self._updates(node, {*said, kind}) is not None:
-                said.add(kind)
+        sayable = [kind for kind in kinds if kind not in without_bias]
+        said = self._said(sayable, functools.partial(self._updates, node))
         why = f"the config of {title(layer)}, which does not say this size, while {hidden}"
         if len(said) == len(kinds) and not comes_back:
             # Only a model of its own class could be saved with it.
@@ -169,14 +212,40 @@ class Planner:
             if kind not in said:
                 self.plan.fixed += [(*place, why) for place in kinds[kind]]
 
+    def _said(
+        self, kinds: Sequence[Kind], updates: Callable[[set[Kind]], dict[str, Any] | None]
+    ) -> set[Kind]:
+        """The channels among these of which a config can say how many are left.
+
+        Args:
+            kinds: the channels.
+            updates: the entries of the config for a set of them, or None if it cannot say these.
+        """
+        alike: dict[tuple[int, int], list[Kind]] = {}
+        for kind in kinds:
+            alike.setdefault((len(kind), self._left_of(kind)), []).append(kind)
+        said: set[Kind] = set()
+        # One number may stand for several blocks, which can only change together.
+        for together in (*alike.values(), *([kind] for kind in kinds)):
+            cut = {*said, *together}
+            if cut != said and updates(cut) is not None:
+                said = cut
+        return said
+
+    def _is_lost(self, node: Any) -> bool:
+        """Whether a layer of which nothing goes would not come back from a saved model.
+
+        The class of a model may make such layers itself, and load all the same.
+        """
+        layer, opened = node.operation, self.graph.opened[id(node)]
+        if opened.hidden or not _of_own_class(self.graph.model):
+            return False
+        return not comes_from_config(layer, self.classes) and not depends_on_training(opened, node)
+
     def _kinds(self, node: Any) -> dict[Kind, list[tuple[Any, int]]]:
         """The channels that go in a layer, and the places where they lie; the most first."""
-        kinds: dict[Kind, list[tuple[Any, int]]] = {}
-        weights = [self.graph.weights.get(id(v)) for v in node.operation.weights]
-        for weight in filter(None, weights):
-            for index, axis in enumerate(weight.axes):
-                if axis is not None and self._left(axis) < len(axis):
-                    kinds.setdefault(self._kind(axis), []).append((weight.variable, index))
+        places = self._places(node.operation)
+        kinds = {kind: found for kind, found in places.items() if self._cuts(kind)}
         for axis in self._around(node):
             if self._left(axis) < len(axis):
                 kinds.setdefault(self._kind(axis), [])
@@ -186,7 +255,13 @@ class Planner:
         return tuple(self.graph.roots[axis.labels].tolist())
 
     def _left(self, axis: Axis) -> int:
-        return int((~self.removed[self.graph.roots[axis.labels]]).sum())
+        return self._left_of(self._kind(axis))
+
+    def _left_of(self, kind: Kind) -> int:
+        return int((~self.removed[list(kind)]).sum())
+
+    def _cuts(self, kind: Kind) -> bool:
+        return self._left_of(kind) < len(kind)
 
     def _around(self, node: Any) -> Iterator[Axis]:
         """The axes of a call's inputs and outputs."""
@@ -201,6 +276,7 @@ class Planner:
         if config is None:
             return None
         expected = [self._shape_of(variable, cut) for variable in layer.weights]
+        expected += [self._widths_of(x, cut) for x in node.outputs]
         axes = [
             axis
             for weight in (self.graph.weights.get(id(v)) for v in layer.weights)
@@ -215,22 +291,39 @@ class Planner:
         def shapes_with(updates: dict[str, Any]) -> Shapes | None:
             key = id(layer), repr(leaves), repr(updates)
             if key not in self._shapes:
-                self._shapes[key] = self._shapes_of(layer, updates, args, kwargs)
+                self._shapes[key] = self._shapes_of(node, updates, args, kwargs)
             return self._shapes[key]
 
         return find_updates(config, sizes, expected, shapes_with)
 
     def _shapes_of(
-        self, layer: keras.Layer, updates: dict[str, Any], args: Any, kwargs: Any
+        self, node: Any, updates: dict[str, Any], args: Any, kwargs: Any
     ) -> Shapes | None:
-        """The shapes of the weights of a layer with other entries in its config."""
+        """The shapes of what a layer has and gives with other entries in its config.
+
+        They are those of its weights, and of its outputs where channels lie: one without weights
+        may still make something else of fewer channels, as one half of them.
+        """
         try:
-            new = made_from_config(layer, updates, self.classes)
+            new = made_from_config(node.operation, updates, self.classes)
             with without_drawing(new):
-                new(*args, **kwargs)
+                outputs = [y for y in tree.flatten(new(*args, **kwargs)) if y is not None]
+            made = [
+                self._along_channels(x, y.shape) for x, y in zip(node.outputs, outputs, strict=True)
+            ]
         except Exception:  # whatever a class makes of sizes that do not suit it
             return None
-        return _shapes_if_alike(layer, new)
+        shapes = _shapes_if_alike(node.operation, new)
+        return None if shapes is None else [*shapes, *made]
+
+    def _widths_of(self, x: Any, cut: set[Kind]) -> tuple[int, ...]:
+        """What is left of the channels along the axes of an output."""
+        return self._along_channels(x, self._smaller(x, cut).shape)
+
+    def _along_channels(self, x: Any, shape: Sequence[Any]) -> tuple[int, ...]:
+        """The sizes in a shape that number channels of an output."""
+        axes = self.graph.tensors.get(id(x), Tensor(x.shape)).axes
+        return tuple(n for n, axis in zip(shape, axes, strict=True) if axis is not None)
 
     def _shape_of(self, variable: Any, cut: set[Kind]) -> tuple[int, ...]:
         weight = self.graph.weights.get(id(variable))

@@ -7,6 +7,7 @@ import keras
 
 from keras_hoyer._tables import text_table
 from keras_hoyer.graph.building import Builder
+from keras_hoyer.graph.remaking import config_of
 
 WIDTH = 100
 
@@ -50,7 +51,7 @@ def _counts(old: keras.Layer, new: keras.Layer) -> tuple[str, str]:
 
 def _changes(old: keras.Layer, updates: dict[str, Any]) -> str:
     """The entries of a config that changed; what is inside others is only named."""
-    config = old.get_config()
+    config = config_of(old) or {}
     parts = [
         f"{name}: {config[name]} to {value}" if isinstance(value, int) else name
         for name, value in updates.items()

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_hoyer.graph.axes import FROZEN, Unknown
+from keras_hoyer.graph.axes import FROZEN, Axis, Unknown
 from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.unknown import has_kernels
 from keras_hoyer.graph.walk import ChannelGraph
@@ -91,7 +91,20 @@ class Unreached:
             return "it takes no part in the model's outputs"
         # What fixes the channels that it makes says more than what fixes those that it reads.
         order = sorted(range(len(known.axes)), key=lambda index: index in known.reads)
-        labels = [axis.labels for axis in (known.axes[i] for i in order) if axis is not None]
+        return self._reason_of([known.axes[i] for i in order])
+
+    def reason_of_outputs(self, kernel: Weight) -> str | None:
+        """What fixes the channels that a kernel makes, whatever those are that it reads."""
+        known = self._graph.weights.get(id(kernel.variable))
+        if known is None:
+            return self._reason(kernel)
+        made = [a for i, a in enumerate(known.axes) if a is not None and i not in known.reads]
+        return self._reason_of(made) if made else None
+
+    def _reason_of(self, axes: Sequence[Axis | None]) -> str | None:
+        """What fixes the channels along all of these axes; `None` if one is free."""
+        graph = self._graph
+        labels = [axis.labels for axis in axes if axis is not None]
         if any(self._free[graph.roots[line]].any() for line in labels):
             return None
         for line in labels:

@@ -118,7 +118,7 @@ class ChannelGraph(Facts):
                 ):
                     known[id(reference)] = Tensor(reference.shape, tensor.axes, called)
                     self.axes.extend(tensor.labelled)
-        return [known[id(reference)] for reference in function.outputs]
+        return [known.get(id(x)) or Tensor(getattr(x, "shape", ())) for x in function.outputs]
 
     def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """The outputs of one call of a layer or operation."""
@@ -141,10 +141,10 @@ class ChannelGraph(Facts):
             return self.pointwise(given[0], of_its_tensor(operation, args, kwargs))
         if rule is not None:
             return self.opaque(operation, given, " (with LoRA, or quantized)")
-        if labelled or getattr(operation, "weights", None):
-            opened = self._open(operation)
-            if opened is not None:
-                return self._inside_opened(opened)
+        plain = type(operation).__module__.startswith("keras.")
+        wanted = labelled or not plain or getattr(operation, "weights", None)
+        if wanted and (opened := self._open(operation)) is not None:
+            return self._inside_opened(opened)
         return self.opaque(operation, given, self._closed.get(id(operation), ""))
 
     def _open(self, layer: Any) -> Opened | None:
@@ -174,7 +174,7 @@ class ChannelGraph(Facts):
 
     def _outside(self, x: Tensor, reference: Any, opened: Opened) -> Tensor:
         """What an opened layer gives, where its lengths are open again."""
-        axes = list(x.axes)
+        axes = list(x.axes) or [None] * len(reference.shape)
         if opened.sample is not None:
             for index, n in enumerate(reference.shape):
                 if n is None:
@@ -305,7 +305,7 @@ class ChannelGraph(Facts):
 
     def activated(self, axis: Axis, activation: Callable[..., Any] | None) -> Axis:
         """The axis after a layer's activation; one that mixes channels freezes them."""
-        if activation is None or activation is keras.activations.linear:
+        if activation in (None, keras.activations.linear):
             return axis
         if self.mixes(activation):
             self.freeze(axis)

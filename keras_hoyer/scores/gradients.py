@@ -7,32 +7,52 @@ from typing import Any
 import keras
 
 from keras_hoyer._data import Batch, call_on
-from keras_hoyer._keras import compile_arguments
+from keras_hoyer._keras import compilation_of, compile_arguments
 from keras_hoyer._precision import HALF, computing_in
 
 Gradients = Callable[[Batch], list[Any]]
 
 
-def gradients_of(
-    model: keras.Model, variables: Sequence[keras.Variable], batches: Iterator[Batch]
-) -> Iterator[tuple[list[Any], int]]:
-    """The gradients of the loss of each batch, in inference mode, without penalties on weights.
+class LossGradients:
+    """The gradients of a model's own loss; what was compiled for them is used again."""
 
-    Args:
-        model: A compiled model. It computes in float32.
-        variables: With respect to what.
-        batches: The data, with labels if the loss wants them.
+    def __init__(self) -> None:
+        self._made_for: list[Any] = []
+        self._function: Gradients | None = None
 
-    Yields:
-        A gradient for each variable, a tensor, or `None` where the loss does not depend on it (on
-        JAX zeros); and the number of samples.
-    """
-    make = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
-    with computing_in("float32", model, HALF), _without_penalties(model):
-        gradients = make[keras.backend.backend()](model, variables)
-        for batch in batches:
-            _check_labels(model, batch)
-            yield gradients(batch), batch.size
+    def of(
+        self,
+        model: keras.Model,
+        variables: Sequence[keras.Variable],
+        batches: Iterator[Batch],
+    ) -> Iterator[tuple[list[Any], int]]:
+        """The gradients of each batch's loss, in inference mode, without penalties on weights.
+
+        Args:
+            model: A compiled model. It computes in float32.
+            variables: With respect to what.
+            batches: The data, with labels if the loss wants them.
+
+        Yields:
+            A gradient for each variable, a tensor, or `None` where the loss does not depend on it
+            (on JAX zeros); and the number of samples.
+        """
+        with computing_in("float32", model, HALF), _without_penalties(model):
+            gradients = self._made(model, variables)
+            for batch in batches:
+                _check_labels(model, batch)
+                yield gradients(batch), batch.size
+
+    def _made(self, model: keras.Model, variables: Sequence[keras.Variable]) -> Gradients:
+        """The function of before, unless it was for something else or the model was compiled."""
+        wanted = [model, compilation_of(model), *model.variables, *variables]
+        same = len(wanted) == len(self._made_for)
+        if not same or any(a is not b for a, b in zip(wanted, self._made_for, strict=True)):
+            make = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
+            self._function = make[keras.backend.backend()](model, variables)
+            self._made_for = wanted
+        assert self._function is not None
+        return self._function
 
 
 def check_loss(model: keras.Model, name: str) -> None:

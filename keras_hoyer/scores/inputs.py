@@ -12,6 +12,7 @@ from keras import ops, tree
 from keras_hoyer._data import Batch, call_on
 from keras_hoyer._keras import flatten_layers
 from keras_hoyer._precision import HALF, computing_in
+from keras_hoyer.kept import calls_replaced
 from keras_hoyer.scores.layouts import Read, reads_of
 from keras_hoyer.weights import Weight
 
@@ -65,16 +66,8 @@ class _Watch:
             if isinstance(layer, (keras.layers.RNN, keras.layers.TimeDistributed))
         ]
         layers = {id(layer): layer for layer in (*self._owners.values(), *loops)}.values()
-        before = [(layer, vars(layer).get("call")) for layer in layers]
-        try:
-            for layer in layers:
-                vars(layer)["call"] = self._watched(layer, layer.call)
+        with calls_replaced(list(layers), self._watched):
             yield
-        finally:
-            for layer, call in before:
-                vars(layer).pop("call")
-                if call is not None:
-                    vars(layer)["call"] = call
 
     def _watched(self, layer: keras.Layer, call: Callable[..., Any]) -> Callable[..., Any]:
         # Within a compiled loop there are no values to look at, so its steps are taken one by one.

@@ -1,16 +1,16 @@
 """The scores that ask what the loss says of a weight."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
-from keras_hoyer._data import batches_of
 from keras_hoyer.kept import left_as_it_is
 from keras_hoyer.scores.base import Score
 from keras_hoyer.scores.data import DataScore, name_all
-from keras_hoyer.scores.gradients import check_loss, gradients_of
+from keras_hoyer.scores.gradients import LossGradients, check_loss
 from keras_hoyer.scores.scaled import Scaled
 from keras_hoyer.weights import Weight
 
@@ -20,6 +20,10 @@ class _Saliency(DataScore):
 
     additive = True
     power = 1
+
+    def __init__(self, data: Any, batches: int | None = None, batch_size: int = 32) -> None:
+        super().__init__(data, batches, batch_size)
+        self._gradients = LossGradients()
 
     def gather(self, total: np.ndarray, gradient: np.ndarray, share: float) -> None:
         """Adds what a batch's gradient says to `total`, in place.
@@ -41,9 +45,9 @@ class _Saliency(DataScore):
         variables = [weight.variable for weight in weights]
         totals = [np.zeros(weight.shape, "float32") for weight in weights]
         unseen, count, first = set(range(len(weights))), 0, 0
-        with left_as_it_is(model):
-            batches = batches_of(model, self.data, self.batch_size, self.batches)
-            for gradients, samples in gradients_of(model, variables, batches):
+        with left_as_it_is(model), self.progress() as progress:
+            batches = progress.count(self.read(model))
+            for gradients, samples in self._gradients.of(model, variables, batches):
                 first = first or samples
                 count += samples
                 for index, tensor in enumerate(gradients):

@@ -13,6 +13,7 @@ from keras_hoyer.graph.costs import Costs
 from keras_hoyer.graph.planning import can_say_fewer
 from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph
+from keras_hoyer.masks import known_mask
 from keras_hoyer.patterns import Channel, KernelPattern, Pattern
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.scores import Score
@@ -27,6 +28,9 @@ class FlopsShare:
         costs: The account of the model's multiply-adds.
         units: The channels of the model.
         fixed: What no cut can reach, in words.
+
+    Attributes:
+        total: The multiply-adds of the whole model.
     """
 
     def __init__(self, costs: Costs, units: Sequence[ChannelUnits], fixed: str) -> None:
@@ -34,11 +38,17 @@ class FlopsShare:
         self._units = units
         self.fixed = fixed
         self.at_least = costs.at_least
+        self.total = costs.total
 
     def __call__(self, counts: Sequence[int] | np.ndarray) -> float:
         """Share that is left when so many channels of each are wanted."""
         pairs = zip(self._units, counts, strict=True)
         return self._costs.share([units.count_kept(count) for units, count in pairs])
+
+    def left(self) -> int:
+        """The multiply-adds without the channels that are zero now."""
+        alive = [int(np.count_nonzero(units.alive())) for units in self._units]
+        return round(self.total * self._costs.share(alive))
 
 
 class ModelUnits(Sequence[Units]):
@@ -77,16 +87,27 @@ class ModelUnits(Sequence[Units]):
         return self._units[index]
 
     def restrict(
-        self, keep: Sequence[np.ndarray], scores: Sequence[UnitScores]
+        self, keep: Sequence[np.ndarray], scores: Sequence[UnitScores], multiple_of: int = 1
     ) -> list[np.ndarray]:
         """What a criterion wants to keep as the pattern allows it.
 
         Where equal layers are to stay equal, each keeps as many as they do on average.
+
+        Args:
+            keep: What the criterion wants to keep.
+            scores: What the units score.
+            multiple_of: Of channels, their number is rounded up to a multiple of it.
         """
         entries: Sequence[Any] = self._units
         triples = list(zip(entries, keep, scores, strict=True))
-        if not self.pattern.uniform:
+        if not self.pattern.uniform and multiple_of == 1:
             return [entry.restrict(kept, scored.values) for entry, kept, scored in triples]
+        if not self.pattern.uniform:
+            wanted = [multiple_of * -(-int(np.count_nonzero(kept)) // multiple_of) for kept in keep]
+            return [
+                entry.restrict(kept, scored.values, count)
+                for (entry, kept, scored), count in zip(triples, wanted, strict=True)
+            ]
         counts: dict[Any, list[int]] = {}
         for entry, kept, _ in triples:
             counts.setdefault(entry.stack, []).append(int(np.count_nonzero(kept)))
@@ -94,6 +115,19 @@ class ModelUnits(Sequence[Units]):
             entry.restrict(kept, scored.values, round(float(np.mean(counts[entry.stack]))))
             for entry, kept, scored in triples
         ]
+
+    def masks(self, keep: Sequence[np.ndarray]) -> dict[Weight, np.ndarray]:
+        """Mask of each weight where these units stay; what was cut before stays cut."""
+        masks: dict[Weight, np.ndarray] = {}
+        for entry, kept in zip(self._units, keep, strict=True):
+            for weight, mask in entry.masks(kept).items():
+                known = masks.get(weight, known_mask(weight))
+                masks[weight] = mask if known is None else mask & known
+        return masks
+
+    def flops_left(self) -> int | None:
+        """For channels, the multiply-adds without those that are zero now; else `None`."""
+        return None if self.flops is None else self.flops.left()
 
     def scored(self) -> Sequence[Weight]:
         """All kernels whose importance the score is asked for."""

@@ -35,6 +35,8 @@ _SHIFTED_NORMS = (
     ("models.qwen3_5.qwen3_5_layers", "Qwen3_5LayerNorm", "scale"),
 )
 
+_IMAGE_NORMS = (("models.mobilenetv5.mobilenetv5_layers", "RmsNorm2d"),)
+
 _ROTARY = (
     ("layers.modeling.rotary_embedding", "RotaryEmbedding"),
     ("models.llama.llama_rotary_embedding", "LlamaRotaryEmbedding"),
@@ -76,6 +78,12 @@ def _shifted_rms_norm(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
     graph.freeze(x.axes[-1])
     graph.weight(_scale_of(layer), (x.axes[-1],))
     return Tensor(x.shape, [only_zeros(axis) for axis in x.axes])
+
+
+@rule(*_found(*_IMAGE_NORMS))
+def _image_rms_norm(graph: ChannelGraph, layer: Any, x: Tensor) -> Tensor:
+    index = 1 if layer.data_format == "channels_first" else x.rank - 1
+    return rms_normalized(graph, layer, x, layer.gamma, index, epsilon="eps", width="dim")
 
 
 @rule(*_found(*_POSITIONS))

@@ -9,6 +9,7 @@ from keras import layers
 
 from keras_hoyer._keras import operations
 from keras_hoyer.graph.axes import Tensor, along
+from keras_hoyer.graph.facts import Size
 from keras_hoyer.graph.rules.common import as_list, forgetting, only_zeros, rule
 from keras_hoyer.graph.walk import ChannelGraph
 
@@ -77,6 +78,7 @@ def rms_normalized(
     scale: Any,
     index: int = -1,
     epsilon: str = "epsilon",
+    width: str | None = None,
 ) -> Tensor:
     """A division by the root of the mean of the squares, and a product with a scale.
 
@@ -87,6 +89,7 @@ def rms_normalized(
         scale: the variable that it is multiplied with, as it is.
         index: the axis along which the mean is taken.
         epsilon: the entry of the layer's config, and its attribute, that is added to the mean.
+        width: the entry of its config that says how many channels there are, if one does.
     """
     axis = x.axes[index]
     if axis is None:
@@ -96,7 +99,12 @@ def rms_normalized(
     # A zero adds nothing to the sum of squares, but the mean divides by the width.
     graph.read(only_zeros(axis))
     graph.scale(scale, lambda size: math.sqrt(len(axis) / size(axis)))
-    graph.resize(layer, lambda size: {epsilon: getattr(layer, epsilon) * len(axis) / size(axis)})
+
+    def update(size: Size) -> dict[str, Any]:
+        added = {epsilon: getattr(layer, epsilon) * len(axis) / size(axis)}
+        return {**added, width: size(axis)} if width else added
+
+    graph.resize(layer, update)
     if graph.values:
         zero = (axis.constants == 0) | (graph.value(scale) == 0)
         return x.replace(index, axis.having(np.where(zero, 0, np.nan)))

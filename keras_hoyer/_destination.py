@@ -17,11 +17,12 @@ PATTERN_CHARACTERS = frozenset("*?[]\\")
 PREFIX = ".keras-hoyer-"
 
 
-def check_destination(filepath: str | os.PathLike[str]) -> Path:
+def check_destination(filepath: str | os.PathLike[str], argument: str = "filepath") -> Path:
     """Finds the file that is written when something is written to `filepath`.
 
     Args:
         filepath: where a file is to go. If there is a symbolic link, it is followed.
+        argument: what messages call it.
 
     Returns:
         The file, which may exist or not, as an absolute path.
@@ -37,15 +38,20 @@ def check_destination(filepath: str | os.PathLike[str]) -> Path:
     except FileNotFoundError:
         if target.parent.is_dir():
             return target
-        _refuse(path, "a file in a folder that exists and can be written", "there is no folder")
+        _refuse(
+            argument,
+            path,
+            "a file in a folder that exists and can be written",
+            "there is no folder",
+        )
     except (OSError, ValueError) as error:  # a name that is too long, a loop of links, a null byte
-        _refuse(path, "a file in a folder that exists and can be written", str(error))
+        _refuse(argument, path, "a file in a folder that exists and can be written", str(error))
     if stat.S_ISDIR(status.st_mode):
-        _refuse(path, "a file", "a folder")
+        _refuse(argument, path, "a file", "a folder")
     if not stat.S_ISREG(status.st_mode):
-        _refuse(path, "a file", "a device or a pipe")
+        _refuse(argument, path, "a file", "a device or a pipe")
     if not os.access(target, os.W_OK):
-        _refuse(path, "a file that can be written", "it is read-only")
+        _refuse(argument, path, "a file that can be written", "it is read-only")
     return target
 
 
@@ -94,7 +100,7 @@ def replacing(filepath: str | os.PathLike[str]) -> Iterator[Destination]:
             folder = tempfile.TemporaryDirectory(prefix=PREFIX, dir=target.parent)
         except OSError as error:
             expected = "a file in a folder that exists and can be written"
-            _refuse(Path(filepath), expected, str(error), error)
+            _refuse("filepath", Path(filepath), expected, str(error), error)
         path = Path(stack.enter_context(folder))
         if PATTERN_CHARACTERS & set(str(path)):
             path = stack.enter_context(_plain_name(path))
@@ -157,8 +163,10 @@ def _copy_owner_and_mode(old: Path, new: Path) -> None:
     shutil.copymode(old, new)
 
 
-def _refuse(path: Path, expected: str, reason: str, cause: BaseException | None = None) -> NoReturn:
+def _refuse(
+    argument: str, path: Path, expected: str, reason: str, cause: BaseException | None = None
+) -> NoReturn:
     raise ValueError(
-        f"Invalid value for argument `filepath`. Expected {expected}. "
-        f"Received: filepath={str(path)!r} ({reason})"
+        f"Invalid value for argument `{argument}`. Expected {expected}. "
+        f"Received: {argument}={str(path)!r} ({reason})"
     ) from cause
