@@ -12,8 +12,17 @@ DOCS = ROOT / "docs"
 BACKEND = keras.backend.backend()
 
 # Pages of which every Python block runs from top to bottom; blocks with a title are of others.
-RUN = ("from-paper", "from-tfmot", "from-torch-pruning", "loops", "shrink", "start", "training")
-NEEDS = {"start": ("sklearn", "ai_edge_litert")}
+RUN = (
+    "from-paper",
+    "from-tfmot",
+    "from-torch-pruning",
+    "looking",
+    "loops",
+    "shrink",
+    "start",
+    "training",
+)
+NEEDS = {"looking": ("matplotlib",), "start": ("sklearn", "ai_edge_litert")}
 # The lines of a page in fewer epochs.
 QUICKER = ((r"epochs=\d+", "epochs=2"), (r"epoch=\d+", "epoch=1"), (r"begin=20", "begin=1"))
 OF_A_BACKEND = {"TensorFlow": "tensorflow", "JAX": "jax", "PyTorch": "torch"}

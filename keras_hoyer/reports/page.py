@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_hoyer import pages
+from keras_hoyer._progress import step
 from keras_hoyer._tables import short_count
 from keras_hoyer.pages import Part
 from keras_hoyer.reports import drawing, table
@@ -17,6 +18,11 @@ MOST_NAMED = 20
 
 def write(report: Report, filepath: str | os.PathLike[str]) -> Path:
     """Writes the page of a report."""
+    with step(f"drawing {filepath}"):
+        return _write(report, filepath)
+
+
+def _write(report: Report, filepath: str | os.PathLike[str]) -> Path:
     title = f"What is left of {report.name}" if report.name else "What is left of the model"
     cells = table.cells_of(report)
     kernels = pages.table("Kernels", cells, table.figures(cells[0]), total=True)
@@ -55,7 +61,8 @@ def _pictures(report: Report) -> Iterator[str]:
         "How large the weights are",
         "For each kernel a histogram of the magnitudes of its weights that are not zero, on a "
         "logarithmic scale, with a line at the trimming threshold, below which Hoyer-Square "
-        "shrinks a weight. Thresholds: " + _each(report, lambda layer: f"{layer.threshold:.2g}"),
+        "shrinks a weight; the smallest 0.2% of the weights may lie further to the left. "
+        "Thresholds: " + _each(report, lambda layer: f"{layer.threshold:.2g}"),
     )
     yield pages.picture(
         drawing.picture(report, drawing.draw_zeros),
