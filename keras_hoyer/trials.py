@@ -201,7 +201,8 @@ class _Trials:
         return _Trial(timing.ratio, *timing.milliseconds, timing.ratio_quartiles, timing.turns)
 
     def _say(self, text: str) -> None:
-        print(f"keras_hoyer: {text}", file=sys.stderr, flush=True)
+        if keras.config.is_interactive_logging_enabled():
+            print(f"keras_hoyer: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

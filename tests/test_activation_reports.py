@@ -11,11 +11,9 @@ from keras_hoyer import measures
 
 def net():
     keras.utils.set_random_seed(0)
-    inner = keras.Sequential(
-        [keras.Input((6, 6, 4)), layers.Conv2D(5, 3), layers.ReLU()], name="in"
-    )
-    inputs = keras.Input((8, 8, 3))
-    x = layers.Conv2D(4, 3, activation="relu", name="first")(inputs)
+    inner = keras.Sequential([keras.Input((6, 4)), layers.Dense(5), layers.ReLU()], name="in")
+    inputs = keras.Input((6, 3))
+    x = layers.Dense(4, activation="relu", name="first")(inputs)
     x = layers.Flatten()(inner(x))
     x = layers.Dense(7, name="linear", activity_regularizer=kh.HoyerSquare(1e-3, normalize=True))(x)
     return keras.Model(inputs, layers.Dense(2, name="plain")(x))
@@ -32,8 +30,8 @@ def outputs_of(model, x):
 
 def test_zeros_and_hoyer_measure_are_those_of_the_outputs():
     model = net()
-    x = np.random.default_rng(0).normal(size=(40, 8, 8, 3)).astype("float32")
-    report = kh.report(model, data=(x, np.zeros(40)))
+    x = np.random.default_rng(0).normal(size=(32, 6, 3)).astype("float32")
+    report = kh.report(model, data=(x, np.zeros(32)))
     want = outputs_of(model, x)
     assert [layer.name for layer in report.activations] == list(want)
     for layer in report.activations:
@@ -49,7 +47,7 @@ def test_zeros_and_hoyer_measure_are_those_of_the_outputs():
 
 def test_layers_are_chosen_as_for_kernels_and_the_model_is_left_alone():
     model = net()
-    x = np.ones((4, 8, 8, 3), "float32")
+    x = np.ones((32, 6, 3), "float32")
     before = [np.array(w) for w in model.get_weights()]
     names = [a.name for a in kh.report(model, ["in"], data=x).activations]
     assert len(names) == 1 and names[0].startswith("in/")
