@@ -33,12 +33,12 @@ import keras_hoyer as kh
 LINES = FOLDER / "admm.jsonl"
 DIGITS = "digits"
 # Dense, sparse and fine-tuning epochs, and the batch.
-PHASES = {DIGITS: (20, 40, 20, 32), MLP: (4, 10, 5, 100)}
+PHASES = {DIGITS: (15, 30, 15, 32), MLP: (3, 6, 3, 100)}
 SEEDS = {DIGITS: (0, 1, 2), MLP: (0,)}
 PENALTIES = {"l1": kh.L1, "hoyer_square": kh.HoyerSquare}
 # Of the penalty in the loss, and of decoupled steps.
 STRENGTHS = {
-    DIGITS: {"l1": ((3e-3, 1e-2), (0.1, 0.3)), "mcp": ((1e-2,), ()), "hoyer_square": ((1e-3,), ())},
+    DIGITS: {"l1": ((1e-2,), (0.3,)), "hoyer_square": ((3e-3,), ()), "mcp": ((3e-2,), ())},
     MLP: {"l1": ((2e-4,), (0.1,)), "hoyer_square": ((3e-4,), ())},
 }
 # MCP is to end at the size that weights keep, not at 3.

@@ -139,7 +139,9 @@ def _watch(over: threading.Event) -> None:
     while waiting:
         with _lock:
             innermost = _steps[-1:]
-        if sys.stderr.isatty():
+        if _silent:
+            _change("")
+        elif sys.stderr.isatty():
             _change(f"keras_hoyer: {now()}, {time.monotonic() - begun:.0f} s")
         elif said.isdisjoint(innermost) and _took_long(innermost):
             said.update(innermost)

@@ -13,7 +13,7 @@ import keras
 import numpy as np
 
 from keras_hoyer._data import samples_of, shapes_of
-from keras_hoyer._progress import say
+from keras_hoyer._progress import say, silent
 from keras_hoyer.criteria import Criterion, Measured, UnitScores
 from keras_hoyer.criteria.base import FileKind
 from keras_hoyer.exporters import ExportResult, export, exporting, signatures
@@ -54,7 +54,7 @@ def keep_by_files(
     progress: float,
 ) -> tuple[list[np.ndarray], Measured]:
     """What stays by a criterion that goes by files, and what was measured of it."""
-    with tempfile.TemporaryDirectory(prefix="keras_hoyer_") as folder:
+    with silent(), tempfile.TemporaryDirectory(prefix="keras_hoyer_") as folder:
         trials = _Trials(model, units, scores, kind, Path(folder))
         keep = criterion.keep_by_files(scores, trials, progress, units.flops)
         return trials.restrict(keep), trials.measured(keep, 1 - (1 - kind.share) * progress)

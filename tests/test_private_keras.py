@@ -506,6 +506,17 @@ def test_layers_are_gone_through_by_several_threads_and_keep_their_class_as_it_i
     assert "__call__" not in vars(Pair)
 
 
+def test_lent_variables_are_seen_by_compiled_steps_and_are_no_weights():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    weights, variables = model.weights, model.variables
+    lent = keras.Variable(1.0, trainable=False)
+    _keras.lend_state(model, [lent])
+    assert any(variable is lent for variable in model.non_trainable_variables)
+    assert len(model.weights) == len(weights) == len(model.get_weights())
+    _keras.take_back_state(model)
+    assert len(model.variables) == len(variables)
+
+
 def test_a_regularizer_finds_what_its_fit_was_given_as_callbacks():
     seen = []
 
@@ -547,8 +558,8 @@ def test_a_compiled_step_reads_what_is_held_beside_the_weights():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_regularizer=Look())])
     model.compile("sgd", lambda y, outputs: 0.0 * outputs)
     weights = list(model.weights)
-    _keras.hold_beside_weights(model, [number])
-    _keras.hold_beside_weights(model, [number])
+    _keras.hold_beside_weights(model, [number], "test")
+    _keras.hold_beside_weights(model, [number], "test")
     assert len(model.variables) >= len(weights) + 1 and model.weights == weights
     assert not _keras.seed_generators(model)
 
@@ -559,5 +570,7 @@ def test_a_compiled_step_reads_what_is_held_beside_the_weights():
     data = np.ones((2, 2), "float32"), np.ones((2, 1), "float32")
     history = model.fit(*data, epochs=3, verbose=0, callbacks=[Set()]).history
     np.testing.assert_allclose(history["loss"], [0, 1, 2])
-    _keras.release_beside_weights(model)
+    _keras.release_beside_weights(model, "another")
+    assert any(variable is number for variable in model.variables)
+    _keras.release_beside_weights(model, "test")
     assert not any(variable is number for variable in model.variables)

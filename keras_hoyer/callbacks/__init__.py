@@ -1,4 +1,4 @@
-"""Pruning inside `model.fit`, and watching it."""
+"""Pruning and training by proximal operators inside `model.fit`, and watching it."""
 
 from keras_hoyer.callbacks.activations import ActivationSparsity
 from keras_hoyer.callbacks.admm import ADMM
