@@ -515,6 +515,8 @@ def test_lent_variables_are_seen_by_compiled_steps_and_are_no_weights():
     assert len(model.weights) == len(weights) == len(model.get_weights())
     _keras.take_back_state(model)
     assert len(model.variables) == len(variables)
+
+
 def test_a_regularizer_finds_what_its_fit_was_given_as_callbacks():
     seen = []
 
