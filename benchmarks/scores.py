@@ -146,11 +146,18 @@ def compile_with(model: keras.Model, rate: Any) -> None:
     model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
 
 
-def train(model: keras.Model, x: np.ndarray, y: np.ndarray, epochs: int) -> None:
-    """Epochs of Adam with a learning rate that decays to 0."""
+def train(
+    model: keras.Model,
+    x: np.ndarray,
+    y: np.ndarray,
+    epochs: int,
+    callbacks: Sequence[keras.callbacks.Callback] = (),
+) -> dict[str, list[float]]:
+    """Epochs of Adam with a learning rate that decays to 0; returns the logs."""
     steps = epochs * -(-len(x) // 100)
     compile_with(model, keras.optimizers.schedules.CosineDecay(1e-3, steps))
-    model.fit(x, y, batch_size=100, epochs=epochs, verbose=0)
+    options = {"batch_size": 100, "epochs": epochs, "callbacks": list(callbacks)}
+    return model.fit(x, y, verbose=0, **options).history
 
 
 def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
+from keras_hoyer._progress import step
 from keras_hoyer.collapse import warn_of_collapse
 from keras_hoyer.criteria import Criterion, Measured, UnitScores
 from keras_hoyer.criteria.base import check_criterion
@@ -80,8 +81,9 @@ def prune(
     20
     """
     check_choices(criterion, pattern, score)
-    measured = cut(model, find_units(model, pattern, layers, score), criterion)
-    return replace(report(model, layers), measured=measured)
+    with step(f"pruning {model.name}"):
+        measured = cut(model, find_units(model, pattern, layers, score), criterion)
+        return replace(report(model, layers), measured=measured)
 
 
 def keep_zeros(model: keras.Model, layers: LayerSelection = None) -> Report:

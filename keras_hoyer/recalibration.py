@@ -10,8 +10,9 @@ import keras
 from keras import ops
 
 from keras_hoyer._checks import check_count, warn
-from keras_hoyer._data import batches_of, call_on, check_data
+from keras_hoyer._data import batches_of, call_on, check_data, count_batches
 from keras_hoyer._keras import flatten_layers
+from keras_hoyer._progress import step
 from keras_hoyer.kept import left_as_it_is
 
 
@@ -62,9 +63,11 @@ def recalibrate(
         warn(f"Model '{model.name}' has no BatchNormalization: there is nothing to recalibrate.")
         return model
     statistics = [v for layer in layers for v in (layer.moving_mean, layer.moving_variance)]
+    total = count_batches(data, batch_size, batches)
     with left_as_it_is(model, but=statistics), contextlib.ExitStack() as stack:
+        progress = stack.enter_context(step("recalibrating: batch", total))
         averages = [stack.enter_context(_averaging(layer)) for layer in layers]
-        for batch in batches_of(model, data, batch_size, batches):
+        for batch in progress.count(batches_of(model, data, batch_size, batches)):
             call_on(model, batch.x)
     unseen = [layer.name for layer, seen in zip(layers, averages, strict=True) if not seen[0]]
     if unseen:

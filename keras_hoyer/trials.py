@@ -12,6 +12,8 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_hoyer._data import samples_of, shapes_of
+from keras_hoyer._progress import say, silent
 from keras_hoyer.criteria import Criterion, Measured, UnitScores
 from keras_hoyer.criteria.base import FileKind
 from keras_hoyer.exporters import ExportResult, export, exporting, signatures
@@ -52,7 +54,7 @@ def keep_by_files(
     progress: float,
 ) -> tuple[list[np.ndarray], Measured]:
     """What stays by a criterion that goes by files, and what was measured of it."""
-    with tempfile.TemporaryDirectory(prefix="keras_hoyer_") as folder:
+    with silent(), tempfile.TemporaryDirectory(prefix="keras_hoyer_") as folder:
         trials = _Trials(model, units, scores, kind, Path(folder))
         keep = criterion.keep_by_files(scores, trials, progress, units.flops)
         return trials.restrict(keep), trials.measured(keep, 1 - (1 - kind.share) * progress)
@@ -96,10 +98,14 @@ class _Trials:
         self._units = units
         self._scores = scores
         self._kind = kind
+        self._data = kind.data
+        if kind.data is not None:  # once, since a generator cannot be read again
+            most = signatures.CALIBRATION_SAMPLES
+            self._data = samples_of(kind.data, shapes_of(model), "data", most)
         self._folder = folder
         self._known: dict[tuple[int, ...], _Trial] = {}
         self._multiple, self._widths = 1, ""
-        self._say(f"making the file of the model as it is, in {kind.format}")
+        say(f"making the file of the model as it is, in {kind.format}")
         self._dense = self._export(model, "dense")
 
     def __call__(self, keep: Sequence[np.ndarray]) -> float:
@@ -165,14 +171,14 @@ class _Trials:
             trial = self._known[key] = self._measure(file)
             file.path.unlink()
             flops = f", {self._flops(keep):.1%} of the multiply-adds" if whole else ""
-            self._say(
+            say(
                 f"file {self.made}: {trial.share:.1%} of the {self._kind.unit} "
                 f"({trial.left:,.4g} of {trial.dense:,.4g}){flops}"
             )
         return self._known[key]
 
     def _export(self, model: keras.Model, name: str) -> ExportResult:
-        data = self._kind.data
+        data = self._data
         if data is None and self._kind.quantize == "int8":
             signature = signatures.signature_of(model)
             data = signatures.random_arrays(model, signature, signatures.CHECK_SAMPLES)
@@ -191,11 +197,8 @@ class _Trials:
         if self._kind.unit == "bytes":
             return _Trial(file.bytes / self._dense.dense_bytes, self._dense.dense_bytes, file.bytes)
         sides = FileSide(self._dense.path), FileSide(file.path)
-        timing = pair_of(*sides, self._kind.data).time(TURNS, SECONDS)
+        timing = pair_of(*sides, self._data).time(TURNS, SECONDS)
         return _Trial(timing.ratio, *timing.milliseconds, timing.ratio_quartiles, timing.turns)
-
-    def _say(self, text: str) -> None:
-        print(f"keras_hoyer: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

@@ -12,7 +12,16 @@ DOCS = ROOT / "docs"
 BACKEND = keras.backend.backend()
 
 # Pages of which every Python block runs from top to bottom; blocks with a title are of others.
-RUN = ("from-paper", "from-tfmot", "from-torch-pruning", "looking", "loops", "shrink", "start", "training")
+RUN = (
+    "from-paper",
+    "from-tfmot",
+    "from-torch-pruning",
+    "looking",
+    "loops",
+    "shrink",
+    "start",
+    "training",
+)
 NEEDS = {"looking": ("matplotlib",), "start": ("sklearn", "ai_edge_litert")}
 # The lines of a page in fewer epochs.
 QUICKER = ((r"epochs=\d+", "epochs=2"), (r"epoch=\d+", "epoch=1"), (r"begin=20", "begin=1"))

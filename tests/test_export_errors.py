@@ -107,7 +107,7 @@ def test_options_outside_their_range(tmp_path, name, arguments, match):
         ([(3,)], np.zeros((0, 3)), "0.* samples"),
         ([(3,)], np.full((5, 3), np.nan), "NaN or infinite"),
         ([(3,)], np.array([["a", "b", "c"]]), "no array of numbers"),
-        ([(3,)], (x for x in range(3)), "generator for the input in0"),
+        ([(3,)], (x for x in range(3)), "int in place of an array"),
         ([(3,)], {"other": np.zeros((5, 3))}, r"keys \['other'\]"),
         ([(3,), (2,)], np.zeros((5, 3)), "1 arrays for 2 inputs"),
         ([(3,), (2,)], [np.zeros((5, 3)), np.zeros((4, 2))], r"\[4, 5\] samples"),

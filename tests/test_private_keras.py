@@ -504,3 +504,73 @@ def test_layers_are_gone_through_by_several_threads_and_keep_their_class_as_it_i
         thread.join()
     assert len(found) == 80 and all(found)
     assert "__call__" not in vars(Pair)
+
+
+def test_lent_variables_are_seen_by_compiled_steps_and_are_no_weights():
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
+    weights, variables = model.weights, model.variables
+    lent = keras.Variable(1.0, trainable=False)
+    _keras.lend_state(model, [lent])
+    assert any(variable is lent for variable in model.non_trainable_variables)
+    assert len(model.weights) == len(weights) == len(model.get_weights())
+    _keras.take_back_state(model)
+    assert len(model.variables) == len(variables)
+
+
+def test_a_regularizer_finds_what_its_fit_was_given_as_callbacks():
+    seen = []
+
+    class Look(keras.regularizers.Regularizer):
+        def __call__(self, x):
+            seen.append(_keras.callbacks_of_fit())
+            return 0.0 * keras.ops.sum(x)
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_regularizer=Look())])
+    model.compile("sgd", "mse")
+    given = keras.callbacks.Callback()
+    model.fit(np.ones((2, 2)), np.ones((2, 1)), verbose=0, callbacks=[given])
+    assert seen and all(given in found for found in seen)
+    seen.clear()
+    _ = model.losses
+    assert seen == [None]
+
+
+def test_the_learning_rates_to_come_are_those_of_the_schedule():
+    decay = keras.optimizers.schedules.CosineDecay(0.5, 40)
+    for optimizer in (
+        keras.optimizers.SGD(decay),
+        keras.optimizers.LossScaleOptimizer(keras.optimizers.SGD(decay)),
+    ):
+        rates = _keras.planned_rates(optimizer, 10, 4)
+        np.testing.assert_allclose(rates, [float(decay(step)) for step in (5, 15, 25, 35)])
+        assert _keras.learning_rate_now(optimizer) == 0.5
+    assert _keras.planned_rates(keras.optimizers.SGD(0.1), 10, 4) == []
+    assert _keras.planned_rates(None, 10, 4) == [] and _keras.learning_rate_now(None) == 1
+
+
+def test_a_compiled_step_reads_what_is_held_beside_the_weights():
+    number = keras.Variable(1.0, trainable=False)
+
+    class Look(keras.regularizers.Regularizer):
+        def __call__(self, x):
+            return number * keras.ops.ones(())
+
+    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_regularizer=Look())])
+    model.compile("sgd", lambda y, outputs: 0.0 * outputs)
+    weights = list(model.weights)
+    _keras.hold_beside_weights(model, [number], "test")
+    _keras.hold_beside_weights(model, [number], "test")
+    assert len(model.variables) >= len(weights) + 1 and model.weights == weights
+    assert not _keras.seed_generators(model)
+
+    class Set(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            number.assign(float(epoch))
+
+    data = np.ones((2, 2), "float32"), np.ones((2, 1), "float32")
+    history = model.fit(*data, epochs=3, verbose=0, callbacks=[Set()]).history
+    np.testing.assert_allclose(history["loss"], [0, 1, 2])
+    _keras.release_beside_weights(model, "another")
+    assert any(variable is number for variable in model.variables)
+    _keras.release_beside_weights(model, "test")
+    assert not any(variable is number for variable in model.variables)

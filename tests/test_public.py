@@ -45,7 +45,10 @@ def test_tab_in_a_module_shows_what_is_made_in_it_for_users(name, kind):
 
 
 def test_tab_shows_the_callbacks():
-    assert dir(kh.callbacks) == ["BudgetPruning", "Pruning", "SparsityLogger"]
+    assert dir(kh.callbacks) == [
+        *("ADMM", "ActivationSparsity", "BudgetPruning", "ProximalStep", "Pruning"),
+        "SparsityLogger",
+    ]
 
 
 def test_inner_modules_can_be_imported_and_wrong_names_are_errors():

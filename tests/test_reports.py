@@ -178,7 +178,7 @@ def test_the_total_has_the_effective_number_of_all_and_what_it_would_cut():
     assert report.effective == pytest.approx(effective, rel=1e-5)
     kept = kh.prune(model, kh.criteria.EffectiveNumber(1.0)).nonzero
     assert kept == round(effective)
-    wanted = round(3 * effective)
+    wanted = round(kh.criteria.EffectiveNumber().ratio * effective)
     said = (
         f"`criteria.EffectiveNumber()` would cut {250 - wanted:,} more weights and keep {wanted:,}."
     )

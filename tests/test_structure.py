@@ -48,6 +48,7 @@ ROOMS = (
     "_literals",
     "_packing",
     "pages",
+    "_progress",
     "_destination",
     "_tables",
     "_keras",

@@ -17,7 +17,7 @@ register = keras.saving.register_keras_serializable("uniform")
 class Backbone(keras.Model):
     """A functional model of a class of its own, as KerasHub's backbones are."""
 
-    def __init__(self, width, hidden, depth=3, heads=2, **kwargs):
+    def __init__(self, width, hidden, depth=2, heads=2, **kwargs):
         x = inputs = keras.Input((None,), dtype="int32", name="token_ids")
         x = layers.Embedding(20, width, name="tokens")(x)
         for number in range(depth):
@@ -80,7 +80,7 @@ def test_a_model_of_its_own_class_stays_one(tmp_path):
         prune(model)
     small = kh.shrink(model)
     assert type(small) is Backbone
-    assert small.sizes == {"width": 8, "hidden": 12, "depth": 3, "heads": 2}
+    assert small.sizes == {"width": 8, "hidden": 12, "depth": 2, "heads": 2}
     for length in (5, 9):
         assert difference(model, small, sample(model, 2, length)) < 1e-5
     assert small.name == "backbone"

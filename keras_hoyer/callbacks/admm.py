@@ -20,8 +20,9 @@ from keras_hoyer.plain import LayerSelection
 from keras_hoyer.regularizers import pull
 
 _NAME = "keras_hoyer_admm.npz"
-# Of the concavity of the penalty, where `rho` is chosen by itself.
-_MARGIN = 2.0
+# Where `rho` is chosen by itself: of the strength, so that weights below 1/30 become zero at first,
+# as fits kernels in their usual range; and of the concavity of the penalty.
+_SHARE, _MARGIN = 30.0, 2.0
 
 
 @dataclasses.dataclass
@@ -103,7 +104,7 @@ class ADMM(ShrinkingCallback):
         epoch: Int: at the beginning of this epoch, or at the end of `fit` after as many epochs, the
             zeros are handed over.
         rho: Float, larger than the concavity of the penalty times its strength. Defaults to
-            `None`: 0.001, or twice that bound.
+            `None`: 30 times the strength, or twice that bound if it is more.
         growth: Float between 1 and 10: what `rho` is multiplied with after each epoch. Defaults
             to 1.1.
         every: Int: steps of training between two proximal steps; there is one at the beginning of
@@ -148,7 +149,7 @@ class ADMM(ShrinkingCallback):
         super().__init__(penalty, strength, epoch, every, pattern, layers, parameters)
         floor = strength * self._chosen.concavity
         if rho is None:
-            rho = max(1e-3, _MARGIN * floor)
+            rho = max(_SHARE * strength, _MARGIN * floor)
         expected = "a positive number"
         if floor:
             expected = (

@@ -128,10 +128,11 @@ class CuttingCallback(keras.callbacks.Callback):
         running = running_callbacks()
         if running is None or self not in running:
             return False
-        # One entry moves forward: Keras, going through the list, neither skips nor repeats any.
-        running.remove(self)
         ours = [isinstance(entry, CuttingCallback) for entry in running]
-        running.insert(ours.index(False) if False in ours else len(ours), self)
+        place, front = running.index(self), ours.index(False) if False in ours else len(ours)
+        if place > front:
+            # An entry moves forward: Keras, going through the list, neither skips nor repeats any.
+            running.insert(front, running.pop(place))
         others = [entry for entry in running if not isinstance(entry, (CuttingCallback, _Witness))]
         witness = _Witness(self, others)
         witness.set_params(self.params)

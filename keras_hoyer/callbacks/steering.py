@@ -26,14 +26,14 @@ from keras_hoyer._keras import (
 from keras_hoyer._literals import Scope
 from keras_hoyer.callbacks.accepted import file_beside_backup
 from keras_hoyer.callbacks.course import Course, first_factor
-from keras_hoyer.criteria import Criterion
+from keras_hoyer.criteria import Criterion, EffectiveNumber
 from keras_hoyer.criteria.effective import effective_number
 from keras_hoyer.units import ModelUnits
 from keras_hoyer.weights import Weight, refresh_compiled
 
 # How many times the effective number of units a cut should keep, and with how few it comes too
 # early.
-RATIO, FEW = 4.5, 3.0
+RATIO, FEW = EffectiveNumber().ratio, 4.0
 
 # Steps of an epoch, where nobody knows.
 _STEPS = 500

@@ -12,6 +12,7 @@ import warnings
 from collections.abc import Iterator
 from typing import Any, TextIO
 
+from keras_hoyer import _progress
 from keras_hoyer.cli.words import in_own_words
 
 
@@ -58,6 +59,7 @@ class Console:
             self.complain(f"warning: {message}")
 
         with (
+            _progress.silent(),  # a step shows it beside its seconds
             contextlib.redirect_stdout(sys.stderr),
             _stdout_of_native_code_as_stderr(),
             warnings.catch_warnings(),
@@ -96,12 +98,12 @@ class Console:
             stream.flush()
 
     def _show_seconds(self, done: threading.Event) -> None:
-        seconds, shown = 0, ""
+        seconds, line = 0, _progress.Line()
         while not done.wait(1):
             seconds += 1
-            shown = f"  {seconds} s"
-            self._write(f"\r{shown}")
-        self._write(f"\r{' ' * len(shown)}\r" if shown else "")
+            within = _progress.now()
+            self._write(line.change(f"  {seconds} s{', ' if within else ''}{within}"))
+        self._write(line.change(""))
 
 
 def answer(text: str, end: str = "\n") -> None:

@@ -46,7 +46,7 @@ class EffectiveNumber(Criterion):
     Source: the measure is that of Yang, Wen and Li, "DeepHoyer" (ICLR 2020), equation 2.
 
     Args:
-        ratio: Positive float: how many times the effective number stays. Defaults to 3.
+        ratio: Positive float: how many times the effective number stays. Defaults to 6.
         scope: `"global"` takes one number for all layers, whose units are ranked together;
             `"layer"` that of each kernel, or group of coupled channels. Defaults to `"global"`.
 
@@ -58,7 +58,7 @@ class EffectiveNumber(Criterion):
     [array([ True, False,  True, False, False])]
     """
 
-    ratio: float = 3.0
+    ratio: float = 6.0
     scope: Scope = "global"
 
     fixes_amount = False

@@ -16,7 +16,6 @@ Usage: _run_file.py describe INPUTS MODEL
 
 import json
 import math
-import statistics
 import sys
 import time
 from collections.abc import Callable
@@ -75,6 +74,8 @@ def run(calls: str, out: str, model: str) -> None:
 
 def time_files(calls: str, times: str, *models: str) -> None:
     """Writes the medians of the first call."""
+    import statistics  # noqa: PLC0415
+
     arrays = _load(calls)[0]
     prepared = [prepare(model, arrays) for model in models]
     taken = time_by_turns(prepared, MOST, SECONDS, processor_clock())

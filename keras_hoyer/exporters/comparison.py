@@ -9,7 +9,9 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import check_count, check_number
+from keras_hoyer._data import samples_of
 from keras_hoyer._extras import check_package
+from keras_hoyer._progress import step
 from keras_hoyer._tables import html_lines, html_table, text_table
 from keras_hoyer.exporters import litert, signatures
 from keras_hoyer.exporters.pairs import Pair, pair_of
@@ -197,14 +199,18 @@ def compare(
     check_count("runs", runs, 0)
     if tolerance is not None:
         check_number("tolerance", tolerance, "a number, 0 or more", lambda value: value >= 0)
+    if data is not None:  # once, since a generator cannot be read again
+        data = samples_of(data, (), "data", signatures.CALIBRATION_SAMPLES)
     a, b = side_of(one, data), side_of(other, data)
-    pair = pair_of(a, b, data)
-    expected, actual = _run(pair)
+    with step("comparing outputs"):
+        pair = pair_of(a, b, data)
+        expected, actual = _run(pair)
     error = _error(pair, expected, actual)
     largest, mean = _differences(expected, actual)
     if tolerance is None:
         tolerance = max(litert.TOLERANCES[side.quantize] for side in (a, b))
-    timing = pair.time(runs) if runs else None
+    with step("timing"):
+        timing = pair.time(runs) if runs else None
     return Comparison(
         names=(a.name, b.name),
         paths=(a.path, b.path),

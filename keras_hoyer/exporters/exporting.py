@@ -10,7 +10,9 @@ import keras
 
 from keras_hoyer import _destination
 from keras_hoyer._checks import check_choice
+from keras_hoyer._data import samples_of, shapes_of
 from keras_hoyer._literals import FormatName, Goal, InterfaceDtype, Quantization, Sparse
+from keras_hoyer._progress import step
 from keras_hoyer.exporters import signatures
 from keras_hoyer.exporters.adapted import check_layers
 from keras_hoyer.exporters.formats import FORMATS, Format, Job, Options
@@ -47,9 +49,11 @@ def export(
             weights.
         quantize: `None` keeps the weights as they are. `"float16"` stores them in half precision.
             For `tflite` also `"dynamic"`, weights in int8, and `"int8"`, weights and computations.
-        representative_data: an array of samples, or a list or dict of arrays for several inputs.
-            The file is checked on it instead of on random inputs, and `"int8"` is calibrated with
-            it.
+        representative_data: samples that the file is checked on instead of on random ones, and
+            that `"int8"` is calibrated with: an array, or a list or dict of arrays for several
+            inputs; a pair `(x, y)`, whose labels are not looked at; or batches of these, of which
+            500 samples are read: a `tf.data.Dataset`, a `PyDataset`, a `DataLoader`, or a
+            function that returns a generator, as TFLite takes it.
         sparse: `"auto"` tries a sparse file beside the dense one, in which each tensor is encoded
             sparsely if that makes it smaller; `True` hands over nothing but the sparse file,
             `False` nothing but the dense one.
@@ -90,13 +94,18 @@ def export(
     check_layers(model, name)
     signature, data = NO_INPUTS, None
     if kind.computes:
-        signature = signatures.signature_of(model, representative_data)
+        samples = representative_data
+        if samples is not None:
+            # Once, since a generator cannot be read again.
+            shapes, most = shapes_of(model), signatures.CALIBRATION_SAMPLES
+            samples = samples_of(samples, shapes, signatures.ARGUMENT, most)
+        signature = signatures.signature_of(model, samples)
         _check_dtypes(model, signature)
-        if representative_data is not None:
-            data = signatures.arrays_of(signature, representative_data)
+        if samples is not None:
+            data = signatures.arrays_of(signature, samples)
     check_packages(kind)
     options = Options(quantize, sparse, tolerance, optimize_for, io_dtype)
-    with _destination.replacing(path) as place:
+    with _destination.replacing(path) as place, step(f"exporting {path.name}"):
         try:
             result = kind.write(Job(model, place.folder, options, signature, data))
             place.fill(result.path)

@@ -10,6 +10,7 @@ import numpy as np
 
 from keras_hoyer._checks import warn
 from keras_hoyer._keras import all_of
+from keras_hoyer._progress import step
 from keras_hoyer.exporters import (
     litert_convert,
     litert_encoding,
@@ -233,11 +234,12 @@ def _convert(
     job: dict[str, Any],
 ) -> None:
     """Writes the dense file into the folder; raises an `ExportError` if it cannot be made."""
-    if keras.backend.backend() == "tensorflow":
-        failure = litert_convert.convert_here(model, signature, folder, calibration, **job)
-    else:
-        remote = {"format": "tflite", **job}
-        failure = processes.convert_on_tensorflow(model, signature, folder, calibration, remote)
+    with step("converting"):
+        if keras.backend.backend() == "tensorflow":
+            failure = litert_convert.convert_here(model, signature, folder, calibration, **job)
+        else:
+            remote = {"format": "tflite", **job}
+            failure = processes.convert_on_tensorflow(model, signature, folder, calibration, remote)
     if failure is not None:
         quantize = job["quantize"]
         candidate = Candidate(f"{quantize or 'float32'} dense", f"not converted: {failure}")
@@ -269,8 +271,9 @@ def _timed(candidates: dict[Path, Candidate], calls: Path) -> dict[Path, Candida
     right = [path for path, candidate in candidates.items() if candidate.right]
     out = calls.with_name("times.json")
     arguments = [processes.SCRIPT, "time", str(calls), str(out), *map(str, right)]
-    if not right or processes.run_process(arguments, processes.RUN_TIMEOUT):
-        return candidates
+    with step("timing"):
+        if not right or processes.run_process(arguments, processes.RUN_TIMEOUT):
+            return candidates
     times = json.loads(out.read_text())
     return {
         path: dataclasses.replace(candidate, milliseconds=times.get(str(path)))

@@ -8,6 +8,7 @@ from typing import Any
 import keras
 import numpy as np
 
+from keras_hoyer._progress import step
 from keras_hoyer.exporters import (
     onnx_operations,
     open_sizes,
@@ -68,11 +69,12 @@ def _write(
     calls = signatures.calls_of(signature, data)
     expected = signatures.outputs_of(model, signature, calls)
     processes.store_calls(folder / processes.CALLS, signature, calls)
-    if keras.backend.backend() == "tensorflow":
-        failure = convert_here(model, signature, folder, None)
-    else:
-        job = {"format": "onnx"}
-        failure = processes.convert_on_tensorflow(model, signature, folder, None, job)
+    with step("converting"):
+        if keras.backend.backend() == "tensorflow":
+            failure = convert_here(model, signature, folder, None)
+        else:
+            job = {"format": "onnx"}
+            failure = processes.convert_on_tensorflow(model, signature, folder, None, job)
     if failure is not None:
         raise ExportError("convert", failure)
     path = folder / NAME

@@ -13,6 +13,7 @@ from typing import IO, Any
 import keras
 import numpy as np
 
+from keras_hoyer._progress import step
 from keras_hoyer.exporters import signatures
 from keras_hoyer.exporters.results import Candidate, ExportError
 
@@ -90,7 +91,8 @@ def check(
     name: str, path: Path, expected: list[dict[str, np.ndarray]], tolerance: float
 ) -> Candidate:
     """Runs a file on the stored calls and compares its outputs with the model's."""
-    actual, failure = run(path, path.with_name(CALLS), list(expected[0]))
+    with step(f"running {name}"):
+        actual, failure = run(path, path.with_name(CALLS), list(expected[0]))
     error = None
     if failure is None:
         error, failure = signatures.compare(expected, actual)

@@ -10,10 +10,12 @@ import keras
 import numpy as np
 
 from keras_hoyer import _inputs
+from keras_hoyer._data import samples_of
 from keras_hoyer._keras import input_structure
 from keras_hoyer._precision import HALF, computing_in
 from keras_hoyer.exporters.results import ExportError
 
+ARGUMENT = "representative_data"
 CALIBRATION_SAMPLES = 500
 CHECK_SAMPLES = 32
 UNKNOWN_DIMENSION = 32  # what an unknown dimension other than the batch becomes in random inputs
@@ -169,8 +171,7 @@ def arrays_of(signature: Signature, data: Any) -> list[np.ndarray]:
 
     Args:
         signature: what the model takes.
-        data: an array, or a list, tuple or dict of arrays like the model's inputs; the first axis
-            counts samples.
+        data: samples in any form that `_data.samples_of` reads; the first axis counts them.
 
     Returns:
         One array for each input, all with the same number of samples.
@@ -178,7 +179,8 @@ def arrays_of(signature: Signature, data: Any) -> list[np.ndarray]:
     Raises:
         ValueError: if number, shapes or contents do not fit.
     """
-    leaves = _leaves_of(signature, data)
+    shapes = [spec.shape for spec in signature.inputs]
+    leaves = _leaves_of(signature, samples_of(data, shapes, ARGUMENT, CALIBRATION_SAMPLES))
     if len(leaves) != len(signature.inputs):
         _refuse(signature, f"{len(leaves)} arrays for {len(signature.inputs)} inputs")
     arrays = []
@@ -210,12 +212,7 @@ def _leaves_of(signature: Signature, data: Any) -> list[Any]:
         if sorted(data) != sorted(signature.structure if keyed else names):
             _refuse(signature, f"a dict with the keys {sorted(data)}")
         return list(keras.tree.flatten(data)) if keyed else [data[name] for name in names]
-    if isinstance(data, list | tuple) and len(names) > 1:
-        return list(keras.tree.flatten(data))
-    rank = len(signature.inputs[0].shape)
-    if isinstance(data, list | tuple) and [np.ndim(array) for array in data] == [rank]:
-        return list(data)
-    return [data]
+    return list(keras.tree.flatten(data))
 
 
 def _refuse(signature: Signature, received: str) -> NoReturn:

@@ -226,13 +226,13 @@ class Builder:
         """What a layer calls, as a model that asks for no more of its inputs than the layer did."""
         if any(x is y for x in opened.inputs for y in opened.outputs):
             return self.model(old, opened)  # Keras makes a circle of an input that it hands on
-        known = [dict(x) for x in (self.made, self.from_config, self.in_place, self.parts)]
-        shared = list(self.kept_shared)
+        made, configs, parts = dict(self.made), dict(self.from_config), dict(self.parts)
+        in_place, shared = dict(self.in_place), list(self.kept_shared)
         try:
             return self.model(old, opened, of_any_size=True)
         except Exception:  # a layer inside needs the sizes
-            self.made, self.from_config, self.in_place, self.parts = known
-            self.kept_shared = shared
+            self.made, self.from_config, self.parts = made, configs, parts
+            self.in_place, self.kept_shared = in_place, shared
             return self.model(old, opened)
 
     def _around_parts(self, old: keras.Layer) -> keras.Layer:

@@ -35,7 +35,8 @@ class Opened:
         layer: the layer.
         given: the symbolic tensors that the layer is called on in its model, each once.
         inputs: those that stand for them.
-        outputs: what comes out; an array where it does not depend on the inputs.
+        outputs: what comes out; an array where it does not depend on the inputs, and None where
+            the layer gives None though Keras foresees a tensor.
         nodes: the calls, each after those that it depends on.
         sample: what stands for open lengths, or None if these are open here as well.
         hidden: what the layer does that its calls do not show, in words; empty if nothing.
@@ -76,6 +77,9 @@ def open_call(layer: keras.Layer, node: Any) -> Opened:
         except Exception as error:  # whatever code raises that was not written for it
             first = first or error
             continue
+        if len(opened.outputs) != len(node.outputs):
+            outputs = [y for y in opened.outputs if y is not None]
+            opened = dataclasses.replace(opened, outputs=outputs)
         if not _fit(opened, node):
             first = first or ValueError("it gives other shapes than its `compute_output_shape`")
         elif sample is None and len(sizes) > 1 and not _is_open(opened, args, kwargs):
@@ -86,34 +90,49 @@ def open_call(layer: keras.Layer, node: Any) -> Opened:
 
 
 def _is_open(opened: Opened, args: tuple[Any, ...], kwargs: dict[str, Any]) -> bool:
-    """Whether arrays that a layer makes itself are the same whatever the size of an open axis.
+    """Whether what a layer gives its operations is the same whatever the size of an open axis.
 
-    Ranges up to an unknown size are empty on some backends, without an error.
+    Ranges up to an unknown size are empty on some backends, without an error; and code may take a
+    default in place of an unknown size.
     """
-    arrays = _arrays(opened)
-    if not arrays:
-        return True
+    constants = _constants(opened)
     try:
-        others = _arrays(_traced(opened.layer, args, kwargs, LENGTH))
+        other = _traced(opened.layer, args, kwargs, LENGTH)
     except Exception:  # its code may not go that far, or needs another size
-        return all(array.size for array in arrays)
-    pairs = itertools.zip_longest(arrays, others, fillvalue=np.empty(0))
-    return all(np.array_equal(one, two, equal_nan=one.dtype.kind == "f") for one, two in pairs)
+        return all(np.size(value) for value in constants)
+    if not same_calls(opened, other):
+        return all(np.size(value) for value in constants)
+    others = _constants(other)
+    return len(constants) == len(others) and all(
+        one is None or np.array_equal(one, two, equal_nan=True)
+        for one, two in zip(constants, others, strict=True)
+    )
 
 
-def _arrays(opened: Opened) -> list[np.ndarray]:
-    """The arrays that operations are given, which are no variables."""
-    leaves = tree.flatten([(node.arguments.args, node.arguments.kwargs) for node in opened.nodes])
+def _constants(opened: Opened) -> list[Any]:
+    """The numbers and arrays that operations are given, and None where a size is not known."""
+    values: list[Any] = []
+    for node in opened.nodes:
+        settings = [] if isinstance(node.operation, keras.Layer) else vars(node.operation).items()
+        given = [value for name, value in settings if not name.startswith("_")]
+        values += tree.flatten([node.arguments.args, node.arguments.kwargs, given])
     return [
-        ops.convert_to_numpy(leaf)
-        for leaf in leaves
-        if isinstance(leaf, np.ndarray) or (ops.is_tensor(leaf) and not _is_symbolic(leaf))
+        value if value is None else ops.convert_to_numpy(value)
+        for value in values
+        if value is None or _is_constant(value)
     ]
+
+
+def _is_constant(value: Any) -> bool:
+    if isinstance(value, (int, float, np.ndarray)):
+        return True
+    return ops.is_tensor(value) and not _is_symbolic(value)
 
 
 def _fit(opened: Opened, node: Any) -> bool:
     """Whether what comes out has the shapes that the node has, as far as both are known."""
-    found = [tuple(x.shape) for x in opened.outputs]
+    pairs = itertools.zip_longest(opened.outputs, node.outputs)
+    found = [tuple(getattr(x, "shape", getattr(y, "shape", ()))) for x, y in pairs]
     expected = [tuple(x.shape) for x in node.outputs]
     return list(map(len, found)) == list(map(len, expected)) and all(
         None in pair or pair[0] == pair[1] for pairs in map(zip, found, expected) for pair in pairs
@@ -170,14 +189,14 @@ def _traced(
         keras.StatelessScope(collect_losses=True) as scope,
     ):
         results = layer.call(*args, **kwargs)
-        outputs = [y for y in tree.flatten(results) if y is not None]
+        outputs = tree.flatten(results)
         made = [y for y in outputs if _is_symbolic(y)]
-        if not made or not all(hasattr(y, "shape") for y in outputs):
+        if not made or not all(y is None or hasattr(y, "shape") for y in outputs):
             raise ValueError("an output does not depend on the inputs")
         nodes = calls_of(made)
     given, inputs = zip(*known.values(), strict=True) if known else ((), ())
     hidden = _hidden(layer, gone_through, scope, nodes, sample)
-    if len(made) < len(outputs):
+    if len(made) < sum(y is not None for y in outputs):
         hidden = hidden or "it gives arrays that do not depend on its inputs"
     return Opened(layer, given, inputs, outputs, nodes, sample, hidden)
 

@@ -5,8 +5,11 @@ take its place, if its calls show all that it does. Where neither works, what it
 stays as it is, and the walk begins again.
 """
 
+import contextlib
 import dataclasses
-from collections.abc import Iterable, Iterator, Sequence
+import functools
+import itertools
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 import keras
@@ -86,7 +89,7 @@ class Planner:
     def make(self) -> Plan:
         """The plan for the whole model."""
         self.plan.whole = self.whole()
-        if self.plan.whole is None:
+        if self.plan.whole is None and not self._holds_to_its_class():
             self.look_through(self.graph.function)
         return self.plan
 
@@ -99,17 +102,20 @@ class Planner:
             elif id(node) in self.graph.opened and id(operation) not in self.apart:
                 self._decide(node)
 
-    def whole(self) -> dict[str, Any] | None:
-        """The entries of the model's own config with which it has all new sizes."""
+    def whole(self, cut: set[Kind] | None = None) -> dict[str, Any] | None:
+        """The entries of the model's own config with which it has all new sizes.
+
+        Args:
+            cut: the channels of which some go. Defaults to `None`: all of which some do.
+        """
         model = self.graph.model
         if not (_of_own_class(model) and self.keep_classes and self.removed.any()):
             return None
         if self.needs_bias:
             return None
-        weights = [self.graph.weights.get(id(v)) for v in model.weights]
-        axes = [axis for weight in weights if weight for axis in weight.axes if axis is not None]
-        cut = {self._kind(axis) for axis in axes}
-        sizes = dict.fromkeys((len(axis), self._left(axis)) for axis in axes)
+        places = self._places(model)
+        cut = set(places) if cut is None else cut
+        sizes = dict.fromkeys((len(kind), self._left_of(kind)) for kind in cut)
         for x in self.graph.function.inputs:
             if any(self._left(axis) < len(axis) for axis in self.graph.tensors[id(x)].labelled):
                 return None
@@ -118,20 +124,56 @@ class Planner:
         except Exception:  # the class has none
             return None
         expected = [self._shape_of(variable, cut) for variable in model.weights]
-        inputs = [keras.KerasTensor(x.shape, x.dtype) for x in self.graph.function.inputs]
+        return find_updates(config, sizes, expected, self._shapes_of_model)
 
-        def shapes_with(updates: dict[str, Any]) -> Shapes | None:
-            if not updates:  # the model as it is
-                return [tuple(variable.shape) for variable in model.weights]
-            try:
+    def _shapes_of_model(self, updates: dict[str, Any]) -> Shapes | None:
+        """The shapes of the weights of the model with other entries in its config."""
+        model = self.graph.model
+        if not updates:  # the model as it is
+            return [tuple(variable.shape) for variable in model.weights]
+        key = id(model), repr(updates)
+        if key not in self._shapes:
+            self._shapes[key] = None
+            inputs = [keras.KerasTensor(x.shape, x.dtype) for x in self.graph.function.inputs]
+            with contextlib.suppress(Exception):  # whatever a class makes of sizes that do not suit
                 new = made_from_config(model, updates, self.classes)
                 if not new.built:
                     call_on(new, inputs, like=model)
-            except Exception:  # whatever a class makes of sizes that do not suit it
-                return None
-            return _shapes_if_alike(model, new)
+                self._shapes[key] = _shapes_if_alike(model, new)
+        return self._shapes[key]
 
-        return find_updates(config, sizes, expected, shapes_with)
+    def _holds_to_its_class(self) -> bool:
+        """Fixes what the config of a model cannot say, if no other model could be saved.
+
+        Layers that hold the same layer, as an embedding and a tied head do, are loaded with a copy
+        each, unless the model's class makes them.
+        """
+        model = self.graph.model
+        if not (_of_own_class(model) and self.keep_classes):
+            return False
+        held = [
+            f"{title(one)} and {title(other)} hold the same layer"
+            for group in self.graph.sharing
+            for one, other in itertools.combinations(group, 2)
+            if {*map(id, _keras.all_of(one))} & {*map(id, _keras.all_of(other))}
+        ]
+        kinds = {kind: found for kind, found in self._places(model).items() if self._cuts(kind)}
+        if not held or not kinds or not comes_from_config(model, self.classes):
+            return False
+        said = self._said(list(kinds), self.whole)
+        why = f"the config of {title(model)}, which does not say this size, while {held[0]}"
+        for kind in kinds.keys() - said:
+            self.plan.fixed += [(*place, why) for place in kinds[kind]]
+        return bool(self.plan.fixed)
+
+    def _places(self, layer: keras.Layer) -> dict[Kind, list[tuple[Any, int]]]:
+        """The channels along the weights of a layer, and where they lie."""
+        places: dict[Kind, list[tuple[Any, int]]] = {}
+        for weight in filter(None, (self.graph.weights.get(id(v)) for v in layer.weights)):
+            for index, axis in enumerate(weight.axes):
+                if axis is not None:
+                    places.setdefault(self._kind(axis), []).append((weight.variable, index))
+        return places
 
     def _decide(self, node: Any) -> None:
         layer, opened = node.operation, self.graph.opened[id(node)]
@@ -160,7 +202,8 @@ class Planner:
             self.plan.in_place.add(id(layer))
             self.look_through(opened)
             return
-        said = self._said(node, [kind for kind in kinds if kind not in without_bias])
+        sayable = [kind for kind in kinds if kind not in without_bias]
+        said = self._said(sayable, functools.partial(self._updates, node))
         why = f"the config of {title(layer)}, which does not say this size, while {hidden}"
         if len(said) == len(kinds) and not comes_back:
             # Only a model of its own class could be saved with it.
@@ -169,20 +212,24 @@ class Planner:
             if kind not in said:
                 self.plan.fixed += [(*place, why) for place in kinds[kind]]
 
-    def _said(self, node: Any, kinds: Sequence[Kind]) -> set[Kind]:
-        """The channels among these of which a layer's config can say how many are left."""
+    def _said(
+        self, kinds: Sequence[Kind], updates: Callable[[set[Kind]], dict[str, Any] | None]
+    ) -> set[Kind]:
+        """The channels among these of which a config can say how many are left.
+
+        Args:
+            kinds: the channels.
+            updates: the entries of the config for a set of them, or None if it cannot say these.
+        """
         alike: dict[tuple[int, int], list[Kind]] = {}
         for kind in kinds:
-            left = int((~self.removed[list(kind)]).sum())
-            alike.setdefault((len(kind), left), []).append(kind)
+            alike.setdefault((len(kind), self._left_of(kind)), []).append(kind)
         said: set[Kind] = set()
         # One number may stand for several blocks, which can only change together.
         for together in (*alike.values(), *([kind] for kind in kinds)):
-            if (
-                not said.issuperset(together)
-                and self._updates(node, {*said, *together}) is not None
-            ):
-                said.update(together)
+            cut = {*said, *together}
+            if cut != said and updates(cut) is not None:
+                said = cut
         return said
 
     def _is_lost(self, node: Any) -> bool:
@@ -197,12 +244,8 @@ class Planner:
 
     def _kinds(self, node: Any) -> dict[Kind, list[tuple[Any, int]]]:
         """The channels that go in a layer, and the places where they lie; the most first."""
-        kinds: dict[Kind, list[tuple[Any, int]]] = {}
-        weights = [self.graph.weights.get(id(v)) for v in node.operation.weights]
-        for weight in filter(None, weights):
-            for index, axis in enumerate(weight.axes):
-                if axis is not None and self._left(axis) < len(axis):
-                    kinds.setdefault(self._kind(axis), []).append((weight.variable, index))
+        places = self._places(node.operation)
+        kinds = {kind: found for kind, found in places.items() if self._cuts(kind)}
         for axis in self._around(node):
             if self._left(axis) < len(axis):
                 kinds.setdefault(self._kind(axis), [])
@@ -212,7 +255,13 @@ class Planner:
         return tuple(self.graph.roots[axis.labels].tolist())
 
     def _left(self, axis: Axis) -> int:
-        return int((~self.removed[self.graph.roots[axis.labels]]).sum())
+        return self._left_of(self._kind(axis))
+
+    def _left_of(self, kind: Kind) -> int:
+        return int((~self.removed[list(kind)]).sum())
+
+    def _cuts(self, kind: Kind) -> bool:
+        return self._left_of(kind) < len(kind)
 
     def _around(self, node: Any) -> Iterator[Axis]:
         """The axes of a call's inputs and outputs."""

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import check_choice, warn
+from keras_hoyer._progress import step
 from keras_hoyer.graph.axes import FROZEN, Read
 from keras_hoyer.graph.building import Builder
 from keras_hoyer.graph.checking import check_outputs
@@ -87,16 +88,8 @@ def shrink(
             "Kept as they are, since LoRA adds to their kernels or they are quantized: layers "
             f"{', '.join(adapted)}. The order is: merge LoRA, prune, shrink, quantize."
         )
-    builders, small, fixed = _shrunk(model)
-    if check:
-        try:
-            check_outputs(model, small, builders, sample)
-        except ShrinkError:
-            if not any(builder.plan.uses_configs for builder in builders):
-                raise
-            # A number in a config may mean more than a width: do without.
-            builders, small, fixed = _shrunk(model, keep_classes=False)
-            check_outputs(model, small, builders, sample)
+    with step(f"shrinking {model.name}"):
+        builders, small, fixed = _checked(model, check, sample)
     weights = find_weights(model)
     unreached = Unreached(builders[0].graph, [weight for weight in weights if weight.is_kernel])
     named = {id(weight.variable) for weight in unreached.reasons}
@@ -114,6 +107,25 @@ def shrink(
             "they hold can be copied; a `get_config` with all arguments of `__init__` helps."
         )
     return small
+
+
+def _checked(
+    model: keras.Model, check: bool, sample: Any
+) -> tuple[list[Builder], keras.Model, list[Fixed]]:
+    """What `_shrunk` gives, whose outputs are found right if they are to be checked."""
+    builders, small, fixed = _shrunk(model)
+    if check:
+        try:
+            with step("comparing outputs"):
+                check_outputs(model, small, builders, sample)
+        except ShrinkError:
+            if not any(builder.plan.uses_configs for builder in builders):
+                raise
+            # A number in a config may mean more than a width: do without.
+            builders, small, fixed = _shrunk(model, keep_classes=False)
+            with step("comparing outputs"):
+                check_outputs(model, small, builders, sample)
+    return builders, small, fixed
 
 
 def _shrunk(

@@ -118,7 +118,7 @@ class ChannelGraph(Facts):
                 ):
                     known[id(reference)] = Tensor(reference.shape, tensor.axes, called)
                     self.axes.extend(tensor.labelled)
-        return [known.get(id(x)) or Tensor(x.shape) for x in function.outputs]
+        return [known.get(id(x)) or Tensor(getattr(x, "shape", ())) for x in function.outputs]
 
     def call(self, operation: Any, *args: Any, **kwargs: Any) -> Any:
         """The outputs of one call of a layer or operation."""
@@ -174,7 +174,7 @@ class ChannelGraph(Facts):
 
     def _outside(self, x: Tensor, reference: Any, opened: Opened) -> Tensor:
         """What an opened layer gives, where its lengths are open again."""
-        axes = list(x.axes)
+        axes = list(x.axes) or [None] * len(reference.shape)
         if opened.sample is not None:
             for index, n in enumerate(reference.shape):
                 if n is None:

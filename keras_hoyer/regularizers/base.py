@@ -40,8 +40,10 @@ class Penalty(keras.regularizers.Regularizer):
 
     def __init__(self, factor: Factor = 1e-4) -> None:
         automatic = isinstance(factor, str) and factor == AUTO and self.can_be_steered
-        self.factor: Factor = AUTO if automatic else _checked_factor(factor, self.can_be_steered)
+        self.factor: Factor = "auto"
         self.steered = SteeredFactor() if automatic else None
+        if not automatic:
+            self.factor = _checked_factor(factor, self.can_be_steered)
 
     # Whether its groups can only be the channels of a model's graph.
     only_couples = False

@@ -7,6 +7,7 @@ import keras
 import numpy as np
 
 from keras_hoyer import measures
+from keras_hoyer._progress import step
 from keras_hoyer.masks import known_mask
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.reports.account import Account
@@ -46,6 +47,11 @@ def report(model: keras.Model, layers: LayerSelection = None, data: Any = None) 
     4 zeros are not held: training can bring them back. `keep_zeros(model)` holds them.
     No channel can be removed from: out/kernel (fixed by the model's outputs).
     """
+    with step(f"counting what is left of {model.name}"):
+        return _report(model, layers, data)
+
+
+def _report(model: keras.Model, layers: LayerSelection, data: Any) -> Report:
     found = find_kernels(model, layers)
     try:
         account = Account(model)

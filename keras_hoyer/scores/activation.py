@@ -5,7 +5,6 @@ from collections.abc import Sequence
 import keras
 import numpy as np
 
-from keras_hoyer._data import batches_of
 from keras_hoyer.kept import left_as_it_is
 from keras_hoyer.scores.base import Score
 from keras_hoyer.scores.data import DataScore, name_all
@@ -49,8 +48,8 @@ class Activation(DataScore):
 
     def measured(self, model: keras.Model, weights: Sequence[Weight]) -> Score:
         """Calls the model on the data."""
-        with left_as_it_is(model):
-            batches = batches_of(model, self.data, self.batch_size, self.batches)
+        with left_as_it_is(model), self.progress() as progress:
+            batches = progress.count(self.read(model))
             squares = mean_squares(model, weights, batches)
         unseen = [weight for weight in weights if id(weight.variable) not in squares]
         if unseen:

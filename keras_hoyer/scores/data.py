@@ -1,10 +1,14 @@
 """What the scores have in common that look at data."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
+import keras
+
 from keras_hoyer._checks import check_count
-from keras_hoyer._data import check_data
+from keras_hoyer._data import Batch, batches_of, check_data, count_batches
+from keras_hoyer._progress import Step, step
 from keras_hoyer.scores.base import Score
 from keras_hoyer.weights import Weight
 
@@ -29,6 +33,15 @@ class DataScore(Score):
         self.data = data
         self.batches = batches
         self.batch_size = batch_size
+
+    def read(self, model: keras.Model) -> Iterator[Batch]:
+        """The batches of the data, for a model."""
+        return batches_of(model, self.data, self.batch_size, self.batches)
+
+    def progress(self) -> contextlib.AbstractContextManager[Step]:
+        """A scope in which the batches that are done are told of if they take long."""
+        total = count_batches(self.data, self.batch_size, self.batches)
+        return step(f"{type(self).__name__}: batch", total)
 
     def get_config(self) -> dict[str, Any]:
         """Refuses: data are no part of a config."""

@@ -7,7 +7,6 @@ import keras
 import numpy as np
 
 from keras_hoyer._checks import warn
-from keras_hoyer._data import batches_of
 from keras_hoyer.kept import left_as_it_is
 from keras_hoyer.scores.base import Score
 from keras_hoyer.scores.data import DataScore, name_all
@@ -46,8 +45,8 @@ class _Saliency(DataScore):
         variables = [weight.variable for weight in weights]
         totals = [np.zeros(weight.shape, "float32") for weight in weights]
         unseen, count, first = set(range(len(weights))), 0, 0
-        with left_as_it_is(model):
-            batches = batches_of(model, self.data, self.batch_size, self.batches)
+        with left_as_it_is(model), self.progress() as progress:
+            batches = progress.count(self.read(model))
             for gradients, samples in self._gradients.of(model, variables, batches):
                 first = first or samples
                 count += samples

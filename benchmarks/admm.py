@@ -1,0 +1,325 @@
+"""ADMM and proximal steps beside `Pruning` at the same zeros, and what they cost a step.
+
+    KERAS_BACKEND=jax python benchmarks/admm.py runs --net digits
+    KERAS_BACKEND=jax python benchmarks/admm.py runs --net 300-100 --data mnist.npz
+    KERAS_BACKEND=jax python benchmarks/admm.py cost
+    python benchmarks/admm.py show
+
+A run trains densely, then sparsely, and fine-tunes with the zeros kept; the phases are as long for
+all methods. `admm` and `steps` find as many zeros as their strength gives. `pruning` has the same
+penalty in the loss and is cut by magnitude over all kernels to as many weights as ADMM left with
+the same penalty and seed; `magnitude` has no penalty. Of the images a part is held out as
+validation, on which strengths were compared; test accuracy is read once, at the last epoch. Each
+run is a line of `results/admm.jsonl`, and a run that has a line is not done again.
+"""
+
+import argparse
+import dataclasses
+import json
+import statistics
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import keras
+import numpy as np
+from kit.machine import describe_machine
+from kit.nets import MLP, lenet
+from kit.results import FOLDER, append, done_before, read_lines, rounded, write
+from kit.tables import table
+
+import keras_hoyer as kh
+
+LINES = FOLDER / "admm.jsonl"
+DIGITS = "digits"
+# Dense, sparse and fine-tuning epochs, and the batch.
+PHASES = {DIGITS: (15, 30, 15, 32), MLP: (3, 6, 3, 100)}
+SEEDS = {DIGITS: (0, 1, 2), MLP: (0,)}
+PENALTIES = {"l1": kh.L1, "hoyer_square": kh.HoyerSquare}
+# Of the penalty in the loss, and of decoupled steps.
+STRENGTHS = {
+    DIGITS: {"l1": ((1e-2,), (0.3,)), "hoyer_square": ((3e-3,), ()), "mcp": ((3e-2,), ())},
+    MLP: {"l1": ((2e-4,), (0.1,)), "hoyer_square": ((3e-4,), ())},
+}
+# MCP is to end at the size that weights keep, not at 3.
+MCP = {"threshold": 0.3, "gamma": 1.0}
+EVERY = 50
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    """One run: all that its result depends on, machine and versions aside.
+
+    Attributes:
+        net: `"300-100"` or `"digits"`.
+        method: `"admm"`, `"steps"`, `"pruning"` or `"magnitude"`.
+        penalty: Its name, or `"none"`.
+        strength: What it is multiplied with.
+        kept: For `"pruning"` and `"magnitude"`, how many weights stay; else 0.
+        seed: Of the initial weights and the order of the images.
+    """
+
+    net: str
+    method: str
+    penalty: str
+    strength: float
+    kept: int
+    seed: int
+
+
+def load(net: str, file: Path | None) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Images in [0, 1] and labels for training, validation and test."""
+    if net == MLP:
+        from mnist import load_data
+
+        return [(x, y.argmax(-1)) for x, y in load_data(file, net, "ours")]
+    from sklearn.datasets import load_digits
+
+    x, y = load_digits(return_X_y=True)
+    x = (x.reshape(-1, 8, 8, 1) / 16).astype("float32")
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y = x[order], y[order]
+    return [(x[:1100], y[:1100]), (x[1100:1400], y[1100:1400]), (x[1400:], y[1400:])]
+
+
+def build(net: str) -> keras.Model:
+    """The net; its outputs have no softmax."""
+    if net == MLP:
+        return lenet(net)
+    return keras.Sequential(
+        [
+            keras.Input((8, 8, 1)),
+            keras.layers.Conv2D(16, 3, padding="same", activation="relu"),
+            keras.layers.Conv2D(32, 3, activation="relu"),
+            keras.layers.MaxPooling2D(),
+            keras.layers.Flatten(),
+            keras.layers.Dense(64, "relu"),
+            keras.layers.Dense(10),
+        ]
+    )
+
+
+def callback_of(run: Run, model: keras.Model, sparse: int) -> keras.callbacks.Callback:
+    """What makes the zeros of a run, after `sparse` epochs."""
+    extra = MCP if run.penalty == "mcp" else {}
+    if run.method == "admm":
+        return kh.callbacks.ADMM(run.penalty, run.strength, sparse, every=EVERY, **extra)
+    if run.method == "steps":
+        return kh.callbacks.ProximalStep(run.penalty, run.strength, sparse)
+    if run.method == "pruning":
+        kh.regularize(model, PENALTIES[run.penalty](run.strength))
+    share = 1 - run.kept / kh.report(model).total
+    return kh.callbacks.Pruning(kh.criteria.TargetSparsity(share), kh.schedules.OneShot(sparse))
+
+
+class Cut(keras.callbacks.Callback):
+    """Writes down validation accuracy right after the zeros are kept.
+
+    Args:
+        epoch: At whose beginning that is.
+        data: Images and labels.
+    """
+
+    def __init__(self, epoch: int, data: tuple[np.ndarray, np.ndarray]) -> None:
+        super().__init__()
+        self.epoch, self.data, self.found = epoch, data, 0.0
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Looks once."""
+        if epoch == self.epoch:
+            self.found = accuracy(self.model, self.data)
+
+
+def accuracy(model: keras.Model, data: tuple[np.ndarray, np.ndarray]) -> float:
+    """Share of the images that a model classifies as they are labelled."""
+    outputs = model.predict(data[0], batch_size=500, verbose=0)
+    return float(np.mean(outputs.argmax(-1) == data[1]))
+
+
+def train(model: keras.Model, data: tuple, batch: int, epochs: int, **options: object) -> dict:
+    """Trains with a fresh Adam."""
+    model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+    return model.fit(*data, batch_size=batch, epochs=epochs, verbose=0, **options).history
+
+
+def result(run: Run, file: Path | None) -> dict:
+    """Runs it all; returns the line of results."""
+    training, validation, test = load(run.net, file)
+    dense, sparse, tune, batch = PHASES[run.net]
+    started = time.time()
+    keras.utils.set_random_seed(run.seed)
+    model = build(run.net)
+    train(model, training, batch, dense)
+    before = accuracy(model, validation)
+    callback, cut = callback_of(run, model, sparse), Cut(sparse, validation)
+    schedule = keras.callbacks.LearningRateScheduler(
+        # Both phases end with a rate that has decayed.
+        lambda epoch: (
+            1e-3 * (1 - epoch / sparse) ** 0.5
+            if epoch < sparse
+            else 1e-3 * (1 - (epoch - sparse) / tune)
+        )
+    )
+    history = train(model, training, batch, sparse + tune, callbacks=[callback, cut, schedule])
+    report = kh.report(model)
+    return {
+        **dataclasses.asdict(run),
+        "phases": PHASES[run.net],
+        "nonzero": report.nonzero,
+        "compression": report.total / report.nonzero,
+        "layers": [layer.nonzero for layer in report.layers],
+        "residual": history.get("residual", [None])[-1],
+        "dense_validation": before,
+        "after_cut": cut.found,
+        "validation": accuracy(model, validation),
+        "test": accuracy(model, test),
+        "seconds": round(time.time() - started, 1),
+        "machine": describe_machine(),
+    }
+
+
+def plan(net: str) -> Iterator[Run]:
+    """The runs of a net; those of `Pruning` follow from what ADMM has left by then."""
+    for seed in SEEDS[net]:
+        for penalty, (in_loss, decoupled) in STRENGTHS[net].items():
+            for strength in in_loss:
+                admm = Run(net, "admm", penalty, strength, 0, seed)
+                yield admm
+                kept = next(
+                    line["nonzero"]
+                    for line in read_lines(LINES)
+                    if Run(**{k: line[k] for k in dataclasses.asdict(admm)}) == admm
+                )
+                if penalty in PENALTIES:
+                    yield Run(net, "pruning", penalty, strength, kept, seed)
+                if penalty == "l1":
+                    yield Run(net, "magnitude", "none", 0.0, kept, seed)
+            for strength in decoupled:
+                yield Run(net, "steps", penalty, strength, 0, seed)
+
+
+class Epochs(keras.callbacks.Callback):
+    """Writes down the seconds of each epoch, by the clock and of the processor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seconds: list[tuple[float, float]] = []
+
+    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
+        """Starts the clocks."""
+        self._begun = time.perf_counter(), time.process_time()
+
+    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
+        """Stops them."""
+        ended = time.perf_counter(), time.process_time()
+        self.seconds.append((ended[0] - self._begun[0], ended[1] - self._begun[1]))
+
+
+# Default arguments but for the strength.
+COSTS = {
+    "plain": lambda: [],
+    "admm l1": lambda: [kh.callbacks.ADMM("l1", 1e-4, 99)],
+    "admm mcp": lambda: [kh.callbacks.ADMM("mcp", 1e-4, 99)],
+    "admm hoyer_square": lambda: [kh.callbacks.ADMM("hoyer_square", 1e-4, 99)],
+    "steps l1": lambda: [kh.callbacks.ProximalStep("l1", 0.1, 99)],
+}
+
+
+def cost(rounds: int) -> dict:
+    """Seconds of an epoch of LeNet-300-100 with each callback, by turns, relative to a plain one.
+
+    An epoch has 100 steps of 100 random images; the first two of a turn, which compile, do not
+    count.
+    """
+    random = np.random.default_rng(0)
+    data = random.random((10_000, 784), "float32"), random.integers(0, 10, 10_000)
+    ratios: dict[str, list[list[float]]] = {name: [] for name in COSTS}
+    for number in range(rounds):
+        found = {}
+        for name in list(COSTS)[:: 1 if number % 2 == 0 else -1]:
+            keras.utils.set_random_seed(0)
+            epochs = Epochs()
+            train(lenet(), data, 100, 5, callbacks=[*COSTS[name](), epochs])
+            found[name] = np.median(epochs.seconds[2:], axis=0)
+        for name, seconds in found.items():
+            ratios[name].append((seconds / found["plain"]).tolist())
+    return {
+        "net": MLP,
+        "rounds": rounds,
+        "plain_step_ms": rounded(found["plain"][0] / 100 * 1e3, 3),
+        "ratio": {k: rounded(statistics.median(r[0] for r in v), 3) for k, v in ratios.items()},
+        "ratio_cpu": {k: rounded(statistics.median(r[1] for r in v), 3) for k, v in ratios.items()},
+        "machine": describe_machine(),
+    }
+
+
+def show() -> list[str]:
+    """The table of all runs, a row for each setting."""
+    rows: dict[tuple, list[dict]] = {}
+    for line in read_lines(LINES):
+        setting = (line["net"], line["method"], line["penalty"], line["strength"])
+        if line["method"] in ("pruning", "magnitude"):
+            # With the ADMM run of as many weights.
+            setting += (pair_of(line),)
+        rows.setdefault(setting, []).append(line)
+    header = ["net", "method", "penalty", "strength", "seeds", "weights left", "times smaller"]
+    return table(
+        [*header, "after the cut", "validation", "test"],
+        [
+            (
+                *key[:3],
+                f"{key[3]:g}" if key[3] else f"as l1 {key[4]:g}",
+                len(lines),
+                f"{np.mean([line['nonzero'] for line in lines]):,.0f}",
+                f"{np.mean([line['compression'] for line in lines]):.1f}",
+                *(
+                    spread([line[name] for line in lines])
+                    for name in ("after_cut", "validation", "test")
+                ),
+            )
+            for key, lines in rows.items()
+        ],
+    )
+
+
+def pair_of(line: dict) -> float:
+    """The strength of the ADMM run that left as many weights."""
+    return next(
+        other["strength"]
+        for other in read_lines(LINES)
+        if other["method"] == "admm"
+        and (other["net"], other["seed"], other["nonzero"])
+        == (line["net"], line["seed"], line["kept"])
+    )
+
+
+def spread(values: list[float]) -> str:
+    """Mean and deviation, in points."""
+    mean = f"{100 * np.mean(values):.2f}"
+    return mean if len(values) == 1 else f"{mean} ± {100 * np.std(values, ddof=1):.2f}"
+
+
+def main() -> None:
+    """Makes the runs that have no line yet, measures the cost, or prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("what", choices=("runs", "cost", "show"))
+    parser.add_argument("--net", choices=list(PHASES), default=DIGITS)
+    parser.add_argument("--data", type=Path, help="an mnist.npz; default: keras.datasets.mnist")
+    parser.add_argument("--rounds", type=int, default=6)
+    arguments = parser.parse_args()
+    if arguments.what == "show":
+        print("\n".join(show()))
+    elif arguments.what == "cost":
+        measured = cost(arguments.rounds)
+        print(json.dumps(measured, indent=1))
+        write(FOLDER / f"admm_cost_{keras.backend.backend()}.json", measured)
+    else:
+        for run in plan(arguments.net):
+            if run not in done_before(LINES, Run):
+                line = result(run, arguments.data)
+                append(LINES, line)
+                print(json.dumps(line), flush=True)
+
+
+if __name__ == "__main__":
+    main()
