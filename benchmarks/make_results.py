@@ -392,7 +392,8 @@ def hub_table(summary: dict) -> list[str]:
     text = [
         f"{len(lines)} tiny models of KerasHub {summary['keras_hub']} on {summary['backend']}, "
         f"random weights, {summary['sparsity']:.0%} of the channels cut in each layer: "
-        f"{len(whole)} are penalized, pruned, reported, shrunk, saved, loaded and trained without an error, "
+        f"{len(whole)} are penalized, pruned, reported, shrunk, saved, loaded and trained without "
+        "an error, "
         f"{len(right)} of them with outputs within 1e-4 of the masked model's on two batches, and "
         f"{len(reached)} lose at least 15% of what is not embedding. {len(kept)} stay of their "
         "own class.",
