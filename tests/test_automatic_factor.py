@@ -182,7 +182,9 @@ def test_a_phase_that_is_too_short_is_said_with_what_to_do():
     assert any("or keep more, about 576" in str(entry.message) for entry in got)
 
 
-@pytest.mark.parametrize("callbacks", [None, [kh.callbacks.BudgetPruning(0.01)]], ids=str)
+@pytest.mark.parametrize(
+    "callbacks", [None, [kh.callbacks.BudgetPruning(0.01)]], ids=["none", "budget"]
+)
 def test_without_a_callback_that_sets_it_fit_is_an_error(callbacks):
     model = make_model(kh.HoyerSquare("auto"))
     with pytest.raises(ValueError, match="needs a callback of `fit` that sets the factor"):

@@ -9,6 +9,7 @@ from keras_hoyer._progress import step
 from keras_hoyer._tables import short_count
 from keras_hoyer.pages import Part
 from keras_hoyer.reports import drawing, table
+from keras_hoyer.reports.activations import activation_rows
 from keras_hoyer.reports.grouping import GroupChart, chart_of
 from keras_hoyer.reports.results import KernelReport, Report
 
@@ -30,6 +31,7 @@ def _write(report: Report, filepath: str | os.PathLike[str]) -> Path:
     parts = [
         Part("At a glance", [pages.facts(_facts(report)), notes]),
         Part("Each kernel", [kernels]),
+        *_activations(report),
         Part("Pictures", [pages.side_by_side(*_pictures(report))]),
         Part("Channels that hang together", list(_groups(report))),
     ]
@@ -52,6 +54,13 @@ def _facts(report: Report) -> list[tuple[str, str]]:
         ("multiply-adds", short_count(report.flops)),
         ("left after shrinking", f"{short_count(report.flops_left)} ({share:.0%})"),
     ]
+
+
+def _activations(report: Report) -> Iterator[Part]:
+    rows = activation_rows(report.activations)
+    if rows:
+        shown = pages.table("Activations", rows, right=(2, 3), total=True)
+        yield Part("Activations on the data", [shown])
 
 
 def _pictures(report: Report) -> Iterator[str]:
