@@ -574,6 +574,8 @@ def test_a_compiled_step_reads_what_is_held_beside_the_weights():
     assert any(variable is number for variable in model.variables)
     _keras.release_beside_weights(model, "test")
     assert not any(variable is number for variable in model.variables)
+
+
 def test_what_a_layer_was_made_with_is_known_where_it_is_plain():
     assert _keras.made_with(keras.layers.Identity()) == {}
     assert _keras.made_with(Scaled(3))["factor"] == 3
