@@ -574,3 +574,28 @@ def test_a_compiled_step_reads_what_is_held_beside_the_weights():
     assert any(variable is number for variable in model.variables)
     _keras.release_beside_weights(model, "test")
     assert not any(variable is number for variable in model.variables)
+def test_what_a_layer_was_made_with_is_known_where_it_is_plain():
+    assert _keras.made_with(keras.layers.Identity()) == {}
+    assert _keras.made_with(Scaled(3))["factor"] == 3
+    assert _keras.made_with(Scaled(np.ones(2))) == {}
+
+
+class Scaled(keras.layers.Layer):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+
+def test_a_policy_has_a_name_if_the_name_makes_it_again():
+    assert _keras.policy_name(keras.DTypePolicy("mixed_float16")) == "mixed_float16"
+    assert _keras.policy_name(_keras.dtype_policy("float64", "float32")) is None
+
+
+def test_sizes_and_variables_are_not_lost_while_layers_are_gone_through():
+    dense = keras.layers.EinsumDense("ab,bcd->acd", (3, 4))
+    dense.build((None, 2))
+    x = keras.Input((2,), batch_size=5)
+    with _keras.going_through([dense], []):
+        assert dense(x).shape == (5, 3, 4)
+        assert isinstance(keras.Variable(2.0) * x, keras.KerasTensor)
+        assert float(keras.Variable(2.0) * 3.0) == 6
