@@ -506,17 +506,6 @@ def test_layers_are_gone_through_by_several_threads_and_keep_their_class_as_it_i
     assert "__call__" not in vars(Pair)
 
 
-def test_lent_variables_are_seen_by_compiled_steps_and_are_no_weights():
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    weights, variables = model.weights, model.variables
-    lent = keras.Variable(1.0, trainable=False)
-    _keras.lend_state(model, [lent])
-    assert any(variable is lent for variable in model.non_trainable_variables)
-    assert len(model.weights) == len(weights) == len(model.get_weights())
-    _keras.take_back_state(model)
-    assert len(model.variables) == len(variables)
-
-
 def test_a_regularizer_finds_what_its_fit_was_given_as_callbacks():
     seen = []
 
