@@ -52,8 +52,9 @@ KEPT = (4_630, 2_315, 1_160)
 
 def plan_automatic() -> Iterator[Cut]:
     """Thirty epochs with a factor that follows from the target, and with five that do not."""
-    for seed, factor, keep in itertools.product((0, 1, 2), ("auto", *FACTORS), KEPT):
-        yield Cut(factor, (10, 30, 15), keep, seed, "automatic")
+    for factors in (("auto",), FACTORS):
+        for seed, factor, keep in itertools.product((0, 1, 2), factors, KEPT):
+            yield Cut(factor, (10, 30, 15), keep, seed, "automatic")
 
 
 def plan_automatic_short() -> Iterator[Cut]:

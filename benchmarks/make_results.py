@@ -382,6 +382,42 @@ SUMMARY = [
 ]
 
 
+def hub_table(summary: dict) -> list[str]:
+    """What became of KerasHub's tiny models: how many reach the bar, and a line for each."""
+    lines = summary["models"]
+    whole = [line for line in lines if "error" not in line]
+    right = [line for line in whole if max(line["differences"]) <= 1e-4]
+    reached = [line for line in right if line["lost"] >= 0.15]
+    kept = [line for line in right if line["small_class"] == line["class"]]
+    text = [
+        f"{len(lines)} tiny models of KerasHub {summary['keras_hub']} on {summary['backend']}, "
+        f"random weights, {summary['sparsity']:.0%} of the channels cut in each layer: "
+        f"{len(whole)} are penalized, pruned, reported, shrunk, saved, loaded and trained without "
+        "an error, "
+        f"{len(right)} of them with outputs within 1e-4 of the masked model's on two batches, and "
+        f"{len(reached)} lose at least 15% of what is not embedding. {len(kept)} stay of their "
+        "own class.",
+        "",
+    ]
+    rows = []
+    for line in sorted(lines, key=lambda line: -line.get("lost", -1)):
+        if "error" in line:
+            rows.append([line["model"], "", "", "", "", f"error in '{line['stage']}'"])
+            continue
+        rows.append(
+            [
+                line["model"],
+                f"{line['parameters']:,} to {line['smaller']:,}",
+                f"{line['lost']:.0%}",
+                f"{1 - line['smaller_flops'] / max(line['flops'], 1):.0%}",
+                f"{max(line['differences']):.0e}",
+                line["small_class"],
+            ]
+        )
+    header = ["model", "parameters", "less, without tables", "less FLOPs", "error", "class"]
+    return text + table(header, rows)
+
+
 def summary_table(runs: list[dict]) -> list[str]:
     """The figures to take away, each the best factor by validation of those with three seeds."""
     rows = []
@@ -429,6 +465,8 @@ def page() -> str:
     lines += [line for line in automatic_table(runs) if line and not line.startswith("|")]
     applications = json.loads((FOLDER / "applications.json").read_text())["results"]
     lines += ["", "## Shrinking `keras.applications`", "", shrink_table(applications)[0], ""]
+    hub = json.loads((FOLDER / "keras_hub.json").read_text())
+    lines += ["## KerasHub", "", hub_table(hub)[0], ""]
     lines += ["# Appendix", ""]
     made = [f"- `{plan.name}`: {plan.asks} ({len(plan.runs)} runs)" for plan in PLANS.values()]
     introduction = (FOLDER / "introduction.md").read_text().replace("PLANS", "\n".join(made))
@@ -447,6 +485,8 @@ def page() -> str:
     lines += cifar_table(read_lines("cifar.jsonl"))
     lines += ["## All of `keras.applications`", ""]
     lines += shrink_table(applications)
+    lines += ["## All models of KerasHub", ""]
+    lines += hub_table(hub)
     lines += ["## The automatic choice, seed by seed", ""]
     lines += automatic_table(runs)
     return "\n".join(lines).rstrip() + "\n"

@@ -47,11 +47,28 @@ class Step:
         return f"{self.text} {self.done:,}" if self.done else self.text
 
 
+class Line:
+    """A line of a terminal that changes."""
+
+    def __init__(self) -> None:
+        self._shown = ""
+
+    def change(self, text: str) -> str:
+        """What is to be written so that the line reads so; shortened to the terminal's width."""
+        text = shorten(text, shutil.get_terminal_size().columns - 1)
+        before, self._shown = self._shown, text
+        back = "" if text else "\r"
+        return f"\r{text:<{len(before)}}{back}" if text or before else ""
+
+
 # What is going on, from the outermost to the innermost, and what tells the watching thread to end.
 _steps: list[Step] = []
 _lock = threading.Lock()
 _over = threading.Event()
 _silent = 0
+
+# Two threads may write, but one at a time.
+_line, _writing = Line(), threading.Lock()
 
 
 @contextlib.contextmanager
@@ -95,6 +112,11 @@ def silent() -> Iterator[None]:
         _silent -= 1
 
 
+def say(text: str) -> None:
+    """Says what is to stay on the screen, above the line that changes."""
+    _change("", f"keras_hoyer: {text}\n")
+
+
 def now() -> str:
     """What is going on, from the outside in; empty if nothing is."""
     with _lock:
@@ -111,19 +133,27 @@ def _is_silent() -> bool:
 
 def _watch(over: threading.Event) -> None:
     """Shows what goes on until it is over."""
-    begun, line = time.monotonic(), Line()
+    begun = time.monotonic()
     said: set[Step] = set()
     waiting = not over.wait(PATIENCE)
     while waiting:
         with _lock:
             innermost = _steps[-1:]
-        if sys.stderr.isatty():
-            _write(line.change(f"keras_hoyer: {now()}, {time.monotonic() - begun:.0f} s"))
+        if _silent:
+            _change("")
+        elif sys.stderr.isatty():
+            _change(f"keras_hoyer: {now()}, {time.monotonic() - begun:.0f} s")
         elif said.isdisjoint(innermost) and _took_long(innermost):
             said.update(innermost)
             _write(f"keras_hoyer: {now()} ...\n")
         waiting = not over.wait(PERIOD)
-    _write(line.change(""))
+    _change("")
+
+
+def _change(text: str, below: str = "") -> None:
+    """Changes the line, and writes what belongs before it."""
+    with _writing:
+        _write(_line.change("") + below if below else _line.change(text))
 
 
 def _took_long(steps: list[Step]) -> bool:
@@ -134,17 +164,3 @@ def _write(text: str) -> None:
     with contextlib.suppress(OSError, ValueError):  # nobody reads it any more
         sys.stderr.write(text)
         sys.stderr.flush()
-
-
-class Line:
-    """A line of a terminal that changes."""
-
-    def __init__(self) -> None:
-        self._shown = ""
-
-    def change(self, text: str) -> str:
-        """What is to be written so that the line reads so; shortened to the terminal's width."""
-        text = shorten(text, shutil.get_terminal_size().columns - 1)
-        before, self._shown = self._shown, text
-        back = "" if text else "\r"
-        return f"\r{text:<{len(before)}}{back}" if text or before else ""

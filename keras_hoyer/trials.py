@@ -13,6 +13,7 @@ import keras
 import numpy as np
 
 from keras_hoyer._data import samples_of, shapes_of
+from keras_hoyer._progress import say, silent
 from keras_hoyer.criteria import Criterion, Measured, UnitScores
 from keras_hoyer.criteria.base import FileKind
 from keras_hoyer.exporters import ExportResult, export, exporting, signatures
@@ -53,7 +54,7 @@ def keep_by_files(
     progress: float,
 ) -> tuple[list[np.ndarray], Measured]:
     """What stays by a criterion that goes by files, and what was measured of it."""
-    with tempfile.TemporaryDirectory(prefix="keras_hoyer_") as folder:
+    with silent(), tempfile.TemporaryDirectory(prefix="keras_hoyer_") as folder:
         trials = _Trials(model, units, scores, kind, Path(folder))
         keep = criterion.keep_by_files(scores, trials, progress, units.flops)
         return trials.restrict(keep), trials.measured(keep, 1 - (1 - kind.share) * progress)
@@ -104,7 +105,7 @@ class _Trials:
         self._folder = folder
         self._known: dict[tuple[int, ...], _Trial] = {}
         self._multiple, self._widths = 1, ""
-        self._say(f"making the file of the model as it is, in {kind.format}")
+        say(f"making the file of the model as it is, in {kind.format}")
         self._dense = self._export(model, "dense")
 
     def __call__(self, keep: Sequence[np.ndarray]) -> float:
@@ -170,7 +171,7 @@ class _Trials:
             trial = self._known[key] = self._measure(file)
             file.path.unlink()
             flops = f", {self._flops(keep):.1%} of the multiply-adds" if whole else ""
-            self._say(
+            say(
                 f"file {self.made}: {trial.share:.1%} of the {self._kind.unit} "
                 f"({trial.left:,.4g} of {trial.dense:,.4g}){flops}"
             )
@@ -198,9 +199,6 @@ class _Trials:
         sides = FileSide(self._dense.path), FileSide(file.path)
         timing = pair_of(*sides, self._data).time(TURNS, SECONDS)
         return _Trial(timing.ratio, *timing.milliseconds, timing.ratio_quartiles, timing.turns)
-
-    def _say(self, text: str) -> None:
-        print(f"keras_hoyer: {text}", file=sys.stderr, flush=True)
 
 
 @contextmanager

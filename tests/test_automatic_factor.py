@@ -74,14 +74,14 @@ def test_the_course_comes_to_the_aim_where_the_number_falls_as_it_supposes(
 
 def test_the_effective_number_comes_to_a_share_of_what_is_to_stay():
     keras.utils.set_random_seed(0)
-    epochs = 60
-    decay = keras.optimizers.schedules.CosineDecay(0.01, epochs * 8)
+    epochs = 30
+    decay = keras.optimizers.schedules.CosineDecay(0.01, epochs * 32)
     model = make_model(kh.HoyerSquare("auto"), decay)
     criterion = kh.criteria.TargetSparsity(0.8)
     cut = kh.callbacks.Pruning(criterion, kh.schedules.OneShot(epochs))
-    history = fit(model, cut, epochs=epochs + 1)
+    history = fit(model, cut, epochs=epochs + 1, batch_size=8)
     kept = kh.report(model).nonzero
-    assert 4 < kept / history["effective_number"][-1] < 8
+    assert 4.5 < kept / history["effective_number"][-1] < 7
     assert len(history["factor"]) == epochs and len(set(history["factor"])) > 2
     assert history["sparsity"][-1] == pytest.approx(0.8, abs=0.01)
     assert not model.losses
@@ -102,7 +102,7 @@ def test_the_compiled_step_knows_each_new_factor_and_is_not_traced_again():
     history = fit(model, kh.callbacks.Pruning(NINE_TENTHS, NEVER), count, epochs=4)
     plain = float(np.mean((model.predict(X, verbose=0) - Y) ** 2))
     expected = [plain + factor * sum(hoyer_squares(model)) for factor in history["factor"]]
-    assert len(set(history["factor"])) == 4
+    assert len(set(history["factor"])) == 3  # the first epoch only shows the pace
     np.testing.assert_allclose(history["loss"], expected, rtol=1e-5)
     if BACKEND != "torch":
         assert seen[0] == seen[-1]
@@ -117,10 +117,8 @@ def test_no_variable_of_the_model_is_left_of_it():
 
 PENALTIES = [
     kh.Hoyer("auto"),
-    kh.HoyerSquare("auto"),
-    kh.GroupHoyer("auto"),
     kh.GroupHoyerSquare("auto", axis=(0, 1)),
-    kh.GroupHoyerSquare("auto", pattern=kh.patterns.Block((4, 1))),
+    kh.GroupHoyer("auto", pattern=kh.patterns.Block((4, 1))),
 ]
 
 
@@ -184,7 +182,9 @@ def test_a_phase_that_is_too_short_is_said_with_what_to_do():
     assert any("or keep more, about 576" in str(entry.message) for entry in got)
 
 
-@pytest.mark.parametrize("callbacks", [None, [kh.callbacks.BudgetPruning(0.01)]], ids=str)
+@pytest.mark.parametrize(
+    "callbacks", [None, [kh.callbacks.BudgetPruning(0.01)]], ids=["none", "budget"]
+)
 def test_without_a_callback_that_sets_it_fit_is_an_error(callbacks):
     model = make_model(kh.HoyerSquare("auto"))
     with pytest.raises(ValueError, match="needs a callback of `fit` that sets the factor"):

@@ -22,7 +22,7 @@ RUN = (
     "start",
     "training",
 )
-NEEDS = {"start": ("sklearn", "ai_edge_litert")}
+NEEDS = {"looking": ("matplotlib",), "start": ("sklearn", "ai_edge_litert")}
 # The lines of a page in fewer epochs.
 QUICKER = ((r"epochs=\d+", "epochs=2"), (r"epoch=\d+", "epoch=1"), (r"begin=20", "begin=1"))
 OF_A_BACKEND = {"TensorFlow": "tensorflow", "JAX": "jax", "PyTorch": "torch"}

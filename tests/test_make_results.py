@@ -126,3 +126,22 @@ def test_the_page_of_figures_has_the_means_of_the_results(
     else:
         flops = group[0]["flops"] / make_results.DENSE_FLOPS[net]
         assert f"{flops:.1%} of the multiply-adds" in line
+
+
+def test_models_of_kerashub_are_counted_by_what_they_lose_and_whether_they_are_right():
+    line = {"class": "A", "small_class": "A", "parameters": 100, "smaller": 60, "lost": 0.4}
+    line |= {"flops": 10, "smaller_flops": 5, "differences": [1e-7, 2e-7]}
+    lines = [
+        {**line, "model": "one"},
+        {**line, "model": "two", "lost": 0.1, "small_class": "Functional"},
+        {**line, "model": "three", "differences": [1e-7, 0.1]},
+        {"model": "four", "stage": "shrink", "error": "ValueError"},
+    ]
+    summary = {"keras_hub": "1", "backend": "torch", "sparsity": 0.4, "models": lines}
+    text, _, *rows = make_results.hub_table(summary)
+    assert text.startswith("4 tiny models")
+    assert ": 3 are" in text
+    assert "2 of them with" in text
+    assert "1 lose" in text
+    assert "1 stay of" in text
+    assert "error in 'shrink'" in rows[-2]

@@ -183,6 +183,16 @@ def test_histograms_count_as_numpy_does(scale):
     assert histogram_of(np.zeros(3)).counts == ()
 
 
+def test_with_data_the_page_has_the_activations(model, tmp_path):
+    report = kh.report(model, data=np.ones((4, 8, 8, 3), "float32"))
+    path = report.to_html(tmp_path / "r.html")
+    assert ("Activations" in check_page(path).tables) == bool(report.activations)
+    active = keras.Sequential([keras.Input((3,)), layers.Dense(4, "relu", name="a")])
+    report = kh.report(active, data=np.ones((4, 3), "float32"))
+    rows = check_page(report.to_html(path)).tables["Activations"]
+    assert rows[1][:3] == ["a", "4", f"{report.activations[0].zeros:.2%}"]
+
+
 def test_names_cannot_break_the_page(tmp_path):
     evil = "<script>alert('1')</script>&\"`"
     net = keras.Sequential([keras.Input((3,)), layers.Dense(2, name="a<b>&c")], name="net")
@@ -242,6 +252,7 @@ def test_exports_and_comparisons_have_pages(tmp_path):
     assert widths == [[1200, 500, 0, 500], [0.5, 0.25, 0, 0.25]]
 
     both = comparison.Comparison(
+        names=("a&b.keras", "b.tflite"),
         paths=(Path("a&b.keras"), Path("b.tflite")),
         bytes=(1000, 500),
         training_bytes=(2000, 0),
@@ -257,6 +268,9 @@ def test_exports_and_comparisons_have_pages(tmp_path):
     assert page.texts["h1"] == ["a&b.keras and b.tflite"]
     assert page.tables["Sizes"][1] == ["bytes", "1,000", "500", "2.00"]
     assert [len(axes.patches) for axes in both.plot().axes] == [4, 4]
+    one, other = (keras.Sequential([keras.Input((3,)), layers.Dense(2)], name=n) for n in "mn")
+    page = check_page(kh.compare(one, other, runs=0).to_html(tmp_path / "memory.html"))
+    assert page.texts["h1"] == ["model 'm' and model 'n'"]
 
 
 def test_an_older_page_stays_until_there_is_a_whole_one(report, path, monkeypatch):

@@ -506,17 +506,6 @@ def test_layers_are_gone_through_by_several_threads_and_keep_their_class_as_it_i
     assert "__call__" not in vars(Pair)
 
 
-def test_lent_variables_are_seen_by_compiled_steps_and_are_no_weights():
-    model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1)])
-    weights, variables = model.weights, model.variables
-    lent = keras.Variable(1.0, trainable=False)
-    _keras.lend_state(model, [lent])
-    assert any(variable is lent for variable in model.non_trainable_variables)
-    assert len(model.weights) == len(weights) == len(model.get_weights())
-    _keras.take_back_state(model)
-    assert len(model.variables) == len(variables)
-
-
 def test_a_regularizer_finds_what_its_fit_was_given_as_callbacks():
     seen = []
 
@@ -558,8 +547,8 @@ def test_a_compiled_step_reads_what_is_held_beside_the_weights():
     model = keras.Sequential([keras.Input((2,)), keras.layers.Dense(1, kernel_regularizer=Look())])
     model.compile("sgd", lambda y, outputs: 0.0 * outputs)
     weights = list(model.weights)
-    _keras.hold_beside_weights(model, [number])
-    _keras.hold_beside_weights(model, [number])
+    _keras.hold_beside_weights(model, [number], "test")
+    _keras.hold_beside_weights(model, [number], "test")
     assert len(model.variables) >= len(weights) + 1 and model.weights == weights
     assert not _keras.seed_generators(model)
 
@@ -570,5 +559,34 @@ def test_a_compiled_step_reads_what_is_held_beside_the_weights():
     data = np.ones((2, 2), "float32"), np.ones((2, 1), "float32")
     history = model.fit(*data, epochs=3, verbose=0, callbacks=[Set()]).history
     np.testing.assert_allclose(history["loss"], [0, 1, 2])
-    _keras.release_beside_weights(model)
+    _keras.release_beside_weights(model, "another")
+    assert any(variable is number for variable in model.variables)
+    _keras.release_beside_weights(model, "test")
     assert not any(variable is number for variable in model.variables)
+
+
+def test_what_a_layer_was_made_with_is_known_where_it_is_plain():
+    assert _keras.made_with(keras.layers.Identity()) == {}
+    assert _keras.made_with(Scaled(3))["factor"] == 3
+    assert _keras.made_with(Scaled(np.ones(2))) == {}
+
+
+class Scaled(keras.layers.Layer):
+    def __init__(self, factor):
+        super().__init__()
+        self.factor = factor
+
+
+def test_a_policy_has_a_name_if_the_name_makes_it_again():
+    assert _keras.policy_name(keras.DTypePolicy("mixed_float16")) == "mixed_float16"
+    assert _keras.policy_name(_keras.dtype_policy("float64", "float32")) is None
+
+
+def test_sizes_and_variables_are_not_lost_while_layers_are_gone_through():
+    dense = keras.layers.EinsumDense("ab,bcd->acd", (3, 4))
+    dense.build((None, 2))
+    x = keras.Input((2,), batch_size=5)
+    with _keras.going_through([dense], []):
+        assert dense(x).shape == (5, 3, 4)
+        assert isinstance(keras.Variable(2.0) * x, keras.KerasTensor)
+        assert float(keras.Variable(2.0) * 3.0) == 6

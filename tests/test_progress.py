@@ -66,10 +66,19 @@ def test_a_log_has_a_line_for_each_part_that_takes_long(stream, impatient):
 def test_a_terminal_has_one_line_that_counts_and_goes(stream, impatient):
     with _progress.step("reading batch", 3) as progress:
         for number in progress.count(range(3)):
-            stream.wait_for(f"\rkeras_hoyer: reading batch {number} of 3, 0 s")
+            stream.wait_for(f"\rkeras_hoyer: reading batch {number} of 3, ")
     assert "\n" not in stream.getvalue()
     *_, last, end = stream.getvalue().split("\r")
     assert end == "" and last.isspace() and len(last) >= len("keras_hoyer: reading batch 2 of 3")
+
+
+@pytest.mark.parametrize("stream", [True], indirect=True)
+def test_what_is_to_stay_stands_above_the_line(stream, impatient):
+    with _progress.step("a"):
+        stream.wait_for("keras_hoyer: a, ")
+        _progress.say("this stays")
+    [kept] = [line for line in stream.getvalue().split("\r") if "\n" in line]
+    assert kept == "keras_hoyer: this stays\n"
 
 
 @pytest.mark.parametrize("stream", [True], indirect=True)

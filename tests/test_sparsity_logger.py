@@ -79,6 +79,22 @@ def test_what_is_written_is_what_the_kernels_are(tmp_path):
 
 
 @needs_tensorboard
+def test_a_factor_that_is_set_by_itself_is_written_as_it_is_set(tmp_path):
+    class Factor(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            regularizer = self.model.layers[0].kernel.regularizer
+            seen.append(getattr(getattr(regularizer, "steered", None), "value", None))
+
+    seen = []
+    model = dense_net(8, 3, kernel_regularizer=kh.HoyerSquare("auto"))
+    pruning = kh.callbacks.Pruning(kh.criteria.TargetSparsity(0.5), kh.schedules.OneShot(2))
+    fit(model, pruning, kh.callbacks.SparsityLogger(tmp_path), Factor())
+    assert seen[0] > 0 and seen[2] is None
+    wanted = {epoch: pytest.approx(value) for epoch, value in enumerate(seen[:2])}
+    assert read(tmp_path)["factor/dense_0/kernel"] == wanted
+
+
+@needs_tensorboard
 def test_layers_histograms_and_further_calls_of_fit_are_as_asked(tmp_path):
     model = dense_net(8, 3)
     logger = kh.callbacks.SparsityLogger(tmp_path, layers=["dense_1"], histogram_freq=2)

@@ -13,6 +13,10 @@ NEAR, AIM = 0.94, 0.97
 NARROWED = 0.1
 MOST = 12
 
+# After so many files that are all too large it is not taken for granted that nothing is left where
+# nothing stays.
+PATIENT = 4
+
 
 class Ranking:
     """Units in the order in which they are cut.
@@ -70,7 +74,13 @@ def find_cut(ranking: Ranking, target: float, files: FilesLeft, what: str) -> li
     too_large, small = (1.0, 1.0), (0.0, 0.0)
     least, most, best = 0, ranking.most, None
     while files.made < MOST and least < ranking.most and (best is None or most - least > 1):
-        expected = _guess(too_large, small, AIM * target, known=best is not None)
+        if best is None and files.made == MOST - 1:
+            expected = -1.0  # the fewest that may stay
+        elif best is None and files.made >= PATIENT:
+            # A part of it may be there however little is left.
+            expected = _along((1.0, 1.0), too_large, AIM * target)
+        else:
+            expected = _between(too_large, small, AIM * target, best is not None)
         cut = ranking.reach(expected, least + 1, most if best is None else most - 1)
         keep = ranking.keep(cut)
         share = files(keep)
@@ -91,20 +101,17 @@ def find_cut(ranking: Ranking, target: float, files: FilesLeft, what: str) -> li
     return best
 
 
-def _guess(
-    too_large: tuple[float, float],
-    small: tuple[float, float],
-    aim: float,
-    known: bool,
+def _along(first: tuple[float, float], last: tuple[float, float], aim: float) -> float:
+    """Where a line through two measurements, both too large, comes to the aim."""
+    (x_first, y_first), (x, y) = first, last
+    return x - (y - aim) * (x_first - x) / max(y_first - y, 1e-9)
+
+
+def _between(
+    too_large: tuple[float, float], small: tuple[float, float], aim: float, known: bool
 ) -> float:
-    """Where to measure next, in what is expected."""
+    """Where a line between the two comes to the aim; at its ends only if one was not measured."""
     (x, y), (x_small, y_small) = too_large, small
-    if not known and max(x, y) < 1:
-        # A part of it may be there however little is left: along the line from the whole model.
-        guess = x - (y - aim) * (1 - x) / max(1 - y, 1e-9)
-    else:
-        guess = x_small + (aim - y_small) * (x - x_small) / max(y - y_small, 1e-9)
+    guess = x_small + (aim - y_small) * (x - x_small) / max(y - y_small, 1e-9)
     margin = NARROWED * (x - x_small)
-    # Beyond what is only supposed nothing is to be feared but the end of the ranking.
-    least = x_small + margin if known else -1.0
-    return min(max(guess, least), x - margin)
+    return min(max(guess, x_small + margin if known else x_small), x - margin)

@@ -11,7 +11,6 @@ from typing import Any
 
 from keras_hoyer import __version__
 from keras_hoyer._destination import replacing
-from keras_hoyer._progress import step
 from keras_hoyer._tables import Rows
 from keras_hoyer.pages import pictures
 
@@ -107,8 +106,7 @@ def picture(figure: Any, title: str, description: str, roomy: bool = False) -> s
         roomy: Whether it keeps its size on a narrow page, where it is moved, not made smaller.
     """
     name = "".join(c if c.isalnum() else "-" for c in title.lower())
-    with step("drawing"):
-        drawing = pictures.as_svg(figure, name, title, description)
+    drawing = pictures.as_svg(figure, name, title, description)
     return (
         f'<figure><figcaption id="{name}-caption">{_escape(title)}</figcaption>'
         f'<div class="wide{" roomy" if roomy else ""}" role="region" tabindex="0" '

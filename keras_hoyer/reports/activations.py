@@ -8,7 +8,8 @@ import keras
 import numpy as np
 
 from keras_hoyer import measures
-from keras_hoyer._data import batches_of, call_on
+from keras_hoyer._data import batches_of, call_on, count_batches
+from keras_hoyer._progress import step
 from keras_hoyer.kept import calls_replaced, left_as_it_is
 from keras_hoyer.plain import LayerSelection, walk_layers
 
@@ -90,8 +91,13 @@ def describe_activations(
         return see
 
     names = {id(layer): name for name, layer in chosen.items()}
-    with left_as_it_is(model), calls_replaced(list(chosen.values()), watched):
-        for batch in batches_of(model, data, most=batches):
+    total = count_batches(data, most=batches)
+    with (
+        step("activations of batch", total) as progress,
+        left_as_it_is(model),
+        calls_replaced(list(chosen.values()), watched),
+    ):
+        for batch in progress.count(batches_of(model, data, most=batches)):
             call_on(model, batch.x)
     return tuple(entry.report(name) for name, entry in sums.items() if entry.values)
 

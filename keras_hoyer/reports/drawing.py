@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.ticker import EngFormatter, MaxNLocator, PercentFormatter
 
@@ -10,7 +11,11 @@ from keras_hoyer.pages import charts
 from keras_hoyer.pages.charts import BOTTOM, TOP, Drawing
 from keras_hoyer.pages.pictures import COLORS
 from keras_hoyer.reports.grouping import GroupChart
+from keras_hoyer.reports.histograms import Histogram
 from keras_hoyer.reports.results import KernelReport, Report
+
+# The share of the smallest weights that may lie beyond the left end of a histogram.
+FEW = 0.002
 
 
 def overview(report: Report) -> Drawing:
@@ -36,6 +41,8 @@ def picture(report: Report, draw: Callable[[Axes, Report], None]) -> Drawing:
 def draw_sizes(axes: Axes, report: Report) -> None:
     """How large the weights are that are not zero, and the trimming threshold."""
     axes.set_xscale("log")
+    starts = [_start(layer.histogram) for layer in report.layers if layer.histogram.counts]
+    axes.set_xlim(min(starts, default=None))
     axes.set_xlabel("magnitude (line: trimming threshold)")
     for row, layer in enumerate(report.layers):
         edges, counts = layer.histogram.edges, layer.histogram.counts
@@ -46,6 +53,12 @@ def draw_sizes(axes: Axes, report: Report) -> None:
         axes.stairs(heights, edges, baseline=row + BOTTOM, fill=True, color=COLORS["strong"])
         ends = (row + TOP, row + BOTTOM)
         axes.plot([layer.threshold] * 2, ends, color=COLORS["mark"], linewidth=1.5)
+
+
+def _start(histogram: Histogram) -> float:
+    """Where a histogram begins but for few: of any weights some are next to zero."""
+    below = np.cumsum(histogram.counts)
+    return histogram.edges[int(np.searchsorted(below, FEW * below[-1]))]
 
 
 def draw_zeros(axes: Axes, report: Report) -> None:

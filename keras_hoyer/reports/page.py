@@ -5,9 +5,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from keras_hoyer import pages
+from keras_hoyer._progress import step
 from keras_hoyer._tables import short_count
 from keras_hoyer.pages import Part
 from keras_hoyer.reports import drawing, table
+from keras_hoyer.reports.activations import activation_rows
 from keras_hoyer.reports.grouping import GroupChart, chart_of
 from keras_hoyer.reports.results import KernelReport, Report
 
@@ -17,6 +19,11 @@ MOST_NAMED = 20
 
 def write(report: Report, filepath: str | os.PathLike[str]) -> Path:
     """Writes the page of a report."""
+    with step(f"drawing {filepath}"):
+        return _write(report, filepath)
+
+
+def _write(report: Report, filepath: str | os.PathLike[str]) -> Path:
     title = f"What is left of {report.name}" if report.name else "What is left of the model"
     cells = table.cells_of(report)
     kernels = pages.table("Kernels", cells, table.figures(cells[0]), total=True)
@@ -24,6 +31,7 @@ def write(report: Report, filepath: str | os.PathLike[str]) -> Path:
     parts = [
         Part("At a glance", [pages.facts(_facts(report)), notes]),
         Part("Each kernel", [kernels]),
+        *_activations(report),
         Part("Pictures", [pages.side_by_side(*_pictures(report))]),
         Part("Channels that hang together", list(_groups(report))),
     ]
@@ -48,6 +56,13 @@ def _facts(report: Report) -> list[tuple[str, str]]:
     ]
 
 
+def _activations(report: Report) -> Iterator[Part]:
+    rows = activation_rows(report.activations)
+    if rows:
+        shown = pages.table("Activations", rows, right=(2, 3), total=True)
+        yield Part("Activations on the data", [shown])
+
+
 def _pictures(report: Report) -> Iterator[str]:
     unit = drawing.unit_of(report)
     yield pages.picture(
@@ -55,7 +70,8 @@ def _pictures(report: Report) -> Iterator[str]:
         "How large the weights are",
         "For each kernel a histogram of the magnitudes of its weights that are not zero, on a "
         "logarithmic scale, with a line at the trimming threshold, below which Hoyer-Square "
-        "shrinks a weight. Thresholds: " + _each(report, lambda layer: f"{layer.threshold:.2g}"),
+        "shrinks a weight; the smallest 0.2% of the weights may lie further to the left. "
+        "Thresholds: " + _each(report, lambda layer: f"{layer.threshold:.2g}"),
     )
     yield pages.picture(
         drawing.picture(report, drawing.draw_zeros),
