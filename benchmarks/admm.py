@@ -16,9 +16,8 @@ run is a line of `results/admm.jsonl`, and a run that has a line is not done aga
 import argparse
 import dataclasses
 import json
-import statistics
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import keras
@@ -27,8 +26,13 @@ from kit.machine import describe_machine
 from kit.nets import MLP, lenet
 from kit.results import FOLDER, append, done_before, read_lines, rounded, write
 from kit.tables import table
+from kit.turns import PROCESSOR, by_turns
 
 import keras_hoyer as kh
+from keras_hoyer.callbacks.splits import find_splits
+from keras_hoyer.proximal.choice import Chosen
+from keras_hoyer.regularizers.pull import Pulls
+from keras_hoyer.units import find_units
 
 LINES = FOLDER / "admm.jsonl"
 DIGITS = "digits"
@@ -44,6 +48,7 @@ STRENGTHS = {
 # MCP is to end at the size that weights keep, not at 3.
 MCP = {"threshold": 0.3, "gamma": 1.0}
 EVERY = 50
+OPERATORS = ("l1", "mcp", "hoyer_square")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -198,57 +203,47 @@ def plan(net: str) -> Iterator[Run]:
                 yield Run(net, "steps", penalty, strength, 0, seed)
 
 
-class Epochs(keras.callbacks.Callback):
-    """Writes down the seconds of each epoch, by the clock and of the processor."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seconds: list[tuple[float, float]] = []
-
-    def on_epoch_begin(self, epoch: int, logs: dict | None = None) -> None:
-        """Starts the clocks."""
-        self._begun = time.perf_counter(), time.process_time()
-
-    def on_epoch_end(self, epoch: int, logs: dict | None = None) -> None:
-        """Stops them."""
-        ended = time.perf_counter(), time.process_time()
-        self.seconds.append((ended[0] - self._begun[0], ended[1] - self._begun[1]))
-
-
-# Default arguments but for the strength.
-COSTS = {
-    "plain": lambda: [],
-    "admm l1": lambda: [kh.callbacks.ADMM("l1", 1e-4, 99)],
-    "admm mcp": lambda: [kh.callbacks.ADMM("mcp", 1e-4, 99)],
-    "admm hoyer_square": lambda: [kh.callbacks.ADMM("hoyer_square", 1e-4, 99)],
-    "steps l1": lambda: [kh.callbacks.ProximalStep("l1", 0.1, 99)],
-}
-
-
 def cost(rounds: int) -> dict:
-    """Seconds of an epoch of LeNet-300-100 with each callback, by turns, relative to a plain one.
+    """Steps of LeNet-300-100 with and without the pull of ADMM, by turns, and proximal steps.
 
-    An epoch has 100 steps of 100 random images; the first two of a turn, which compile, do not
-    count.
+    A turn is 20 steps of 100 random images. The cost of a step is that of the pull, and its share
+    of a proximal step.
     """
     random = np.random.default_rng(0)
-    data = random.random((10_000, 784), "float32"), random.integers(0, 10, 10_000)
-    ratios: dict[str, list[list[float]]] = {name: [] for name in COSTS}
-    for number in range(rounds):
-        found = {}
-        for name in list(COSTS)[:: 1 if number % 2 == 0 else -1]:
-            keras.utils.set_random_seed(0)
-            epochs = Epochs()
-            train(lenet(), data, 100, 5, callbacks=[*COSTS[name](), epochs])
-            found[name] = np.median(epochs.seconds[2:], axis=0)
-        for name, seconds in found.items():
-            ratios[name].append((seconds / found["plain"]).tolist())
+    x, y = random.random((100, 784), "float32"), random.integers(0, 10, 100)
+    plain, pulled = lenet(), lenet()
+    for model in (plain, pulled):
+        model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
+        model.train_on_batch(x, y)
+    units = find_units(pulled, kh.patterns.Unstructured())
+    splits = {name: find_splits(pulled, units, Chosen(name, {})) for name in OPERATORS}
+    kernels = splits["l1"]
+    pulls = Pulls(pulled, kernels.kernels, kernels.counts)
+    pulls.set(1e-2, kernels.read())
+
+    def steps(model: keras.Model) -> Callable[[], None]:
+        def run() -> None:
+            for _ in range(20):
+                model.train_on_batch(x, y)
+
+        return run
+
+    times = by_turns({"plain": steps(plain), "pulled": steps(pulled)}, rounds)
+    operators = by_turns(
+        {name: lambda each=each: each.step(1e-5) for name, each in splits.items()},
+        10,
+    )
+    step = times.median("plain") / 20
     return {
         "net": MLP,
         "rounds": rounds,
-        "plain_step_ms": rounded(found["plain"][0] / 100 * 1e3, 3),
-        "ratio": {k: rounded(statistics.median(r[0] for r in v), 3) for k, v in ratios.items()},
-        "ratio_cpu": {k: rounded(statistics.median(r[1] for r in v), 3) for k, v in ratios.items()},
+        "plain_step_ms": rounded(1e3 * step, 3),
+        "ratio_of_pull": rounded(times.ratio("pulled", "plain"), 3),
+        "ratio_of_pull_quartiles": rounded(times.quartiles("pulled", "plain"), 3),
+        "ratio_of_pull_cpu": rounded(times.ratio("pulled", "plain", PROCESSOR), 3),
+        "proximal_step_ms": {k: rounded(1e3 * operators.median(k), 2) for k in OPERATORS},
+        "in_steps": {k: rounded(operators.median(k) / step, 1) for k in OPERATORS},
+        "load_average": times.load_average,
         "machine": describe_machine(),
     }
 
@@ -305,7 +300,7 @@ def main() -> None:
     parser.add_argument("what", choices=("runs", "cost", "show"))
     parser.add_argument("--net", choices=list(PHASES), default=DIGITS)
     parser.add_argument("--data", type=Path, help="an mnist.npz; default: keras.datasets.mnist")
-    parser.add_argument("--rounds", type=int, default=6)
+    parser.add_argument("--rounds", type=int, default=30)
     arguments = parser.parse_args()
     if arguments.what == "show":
         print("\n".join(show()))

@@ -108,7 +108,8 @@ class ADMM(ShrinkingCallback):
         growth: Float between 1 and 10: what `rho` is multiplied with after each epoch. Defaults
             to 1.1.
         every: Int: steps of training between two proximal steps; there is one at the beginning of
-            each epoch besides. Defaults to 100.
+            each epoch besides. Defaults to 100; the operators of Hoyer's ratios sort each kernel,
+            which takes as long as tens of steps of a small net, so ask for them less often.
         pattern: What is zero together: a pattern of `keras_hoyer.patterns`. With `Channel()` the
             groups are the channels of the model's graph; with `NByM` only those weights are
             penalized that the pattern would let go. Defaults to `Unstructured()`.

@@ -34,7 +34,8 @@ class ProximalStep(ShrinkingCallback):
         epoch: Int: at the beginning of this epoch, or at the end of `fit` after as many epochs, the
             zeros are handed over.
         every: Int: steps of training between two proximal ones; there is one at the end of each
-            epoch besides. Defaults to 10.
+            epoch besides. Defaults to 10, which suits operators on single entries; those of
+            Hoyer's ratios sort each kernel and take as long as tens of steps of a small net.
         pattern: What is zero together: a pattern of `keras_hoyer.patterns`. The groups of
             `Channel()`, which overlap, are shrunk one after the other. Defaults to
             `Unstructured()`.
