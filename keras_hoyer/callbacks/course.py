@@ -16,7 +16,7 @@ _DRIVE = 200.0
 
 # The factor begins no higher than the first, and rises to no more than so many times what it began
 # with: more would only spoil what cannot be made in time.
-_HIGHEST, _RISE = 1e-2, 30.0
+_HIGHEST, _RISE = 2e-2, 30.0
 
 # What the factor is at most multiplied or divided with in so many steps at the highest learning
 # rate, or in an epoch. At low rates it could change the net no more.

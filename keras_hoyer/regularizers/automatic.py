@@ -25,6 +25,8 @@ class SteeredFactor:
         self.value = value
         self._variable: keras.Variable | None = None
         self._told = False
+        if value is not None:
+            _ = self.variable  # now, since it cannot be made while a step is traced
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.value,)
