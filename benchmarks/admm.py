@@ -219,7 +219,7 @@ def cost(rounds: int) -> dict:
     splits = {name: find_splits(pulled, units, Chosen(name, {})) for name in OPERATORS}
     kernels = splits["l1"]
     pulls = Pulls(pulled, kernels.kernels, kernels.counts)
-    pulls.set(1e-2, kernels.read())
+    pulls.set(1e-2, [0.9 * each for each in kernels.read()])
 
     def steps(model: keras.Model) -> Callable[[], None]:
         def run() -> None:

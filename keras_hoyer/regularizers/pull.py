@@ -83,7 +83,10 @@ class Pulls:
         refresh_compiled(model)
 
     def set(self, rho: float, targets: Sequence[Any]) -> None:
-        """Sets the weight of the quadratic, and for each kernel the point that it is pulled to."""
+        """Sets the weight of the quadratic, and for each kernel the point that it is pulled to.
+
+        These are arrays of their own, not those of other variables: a step of JAX uses them up.
+        """
         self._rho.assign(rho)
         for variable, target in zip(self._targets, targets, strict=True):
             variable.assign(target)
