@@ -399,6 +399,15 @@ def hub_table(summary: dict) -> list[str]:
         "own class.",
         "",
     ]
+    refused = [line["model"] for line in lines if "nothing_goes" in line]
+    if refused:
+        text[0] += (
+            f" Of {', '.join(refused)} no channel can go, which pruning says in an error; single "
+            "weights were cut instead."
+        )
+    earlier = sum(line.get("earlier", False) for line in lines)
+    if earlier:
+        text[0] += f" {earlier} of the lines come from an earlier state of the code."
     rows = []
     for line in sorted(lines, key=lambda line: -line.get("lost", -1)):
         if "error" in line:
