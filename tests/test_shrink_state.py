@@ -451,11 +451,15 @@ def test_a_layer_inside_two_models_is_one():
 
 def test_a_layer_that_changes_and_has_no_config_is_named():
     class Plain(layers.Dense):
+        def __init__(self, units, bend, **kwargs):
+            super().__init__(units, **kwargs)
+            self.bend = bend
+
         def get_config(self):
             raise NotImplementedError("no config here")
 
     inputs = keras.Input((6,))
-    dense = Plain(8, name="plain")
+    dense = Plain(8, lambda x: x, name="plain")
     model = keras.Model(inputs, layers.Dense(2)(dense(inputs)))
     kernel = np.array(dense.kernel)
     kernel[:, 5:] = 0

@@ -280,7 +280,10 @@ class Builder:
         return keras.layers.Reshape([-1 if n is None else n for n in shape[1:]], name=old.name)
 
     def _from_config(self, old: Any, updates: dict[str, Any]) -> Any:
-        return made_from_config(old, updates, self.classes)
+        # A layer of which nothing goes is copied before it is made from arguments alone, which
+        # say nothing of what it was given since.
+        noted = id(old) in self.touched or old is self.graph.model
+        return made_from_config(old, updates, self.classes, noted)
 
     def _with_partners(self, old: Any) -> Any:
         """A copy that shares with the copies of other layers what the old one shares with these."""

@@ -58,20 +58,23 @@ def _nothing() -> None:
     """The shapes of a layer that is to be built by its first call."""
 
 
-def made_from_config(old: Any, updates: dict[str, Any], classes: dict[str, type]) -> Any:
+def made_from_config(
+    old: Any, updates: dict[str, Any], classes: dict[str, type], noted: bool = True
+) -> Any:
     """A layer or operation from the config of another, with some entries replaced.
 
     Args:
         old: the layer or operation.
         updates: the entries; a layer among them becomes a part of the new one.
         classes: classes by name, for the layers inside.
+        noted: whether the arguments that Keras noted will do where the config fails.
     """
     own = vars(old).get("get_config")  # what was set here before
     said = own.func if isinstance(own, functools.partial) else None
     try:
         new = _made_from_config(old, updates, classes)
     except Exception:
-        arguments = _arguments_of(old)
+        arguments = _arguments_of(old, noted)
         if arguments is None or not updates.keys() <= arguments.keys():
             raise
         new, said = type(old)(**{**arguments, **updates}), _arguments_of
@@ -83,10 +86,10 @@ def made_from_config(old: Any, updates: dict[str, Any], classes: dict[str, type]
     return new
 
 
-def _arguments_of(layer: Any) -> dict[str, Any] | None:
+def _arguments_of(layer: Any, noted: bool = True) -> dict[str, Any] | None:
     """What a layer was made with, as far as it is kept; None if an argument is unknown."""
     keeps = type(layer).__module__.partition(".")[0] in _KEEP_ARGUMENTS
-    given = _keras.made_with(layer)
+    given = _keras.made_with(layer) if noted else {}
     known: dict[str, Any] = {
         "name": layer.name,
         # One that came from a name can be saved again where a class has no config of its own.
