@@ -125,3 +125,12 @@ def test_the_table_of_distribution_is_made_from_the_committed_json():
 
     document = json.loads((ROOT / "benchmarks/results/distribution.json").read_text())
     assert distribution.table(document) in (DOCS / "distributed.md").read_text()
+
+
+def test_changelog_and_citation_name_the_version_of_the_package():
+    import keras_hoyer as kh
+
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert newest[1] == kh.__version__
+    assert f"\nversion: {newest[1]}\ndate-released: {newest[2]}\n" in citation
