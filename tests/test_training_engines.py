@@ -282,3 +282,27 @@ def test_what_a_model_of_its_own_class_adds_to_training_is_said_to_be_left_behin
     np.testing.assert_allclose(outputs(small, digits[0]), outputs(model, digits[0]), atol=1e-5)
     assert np.abs(before - outputs(model, digits[0])).max() > 0.01
     assert len(model.losses) == 1
+
+
+def test_trials_of_keras_tuner_end_with_the_zeros_of_their_cut(digits, tmp_path):
+    tuner = pytest.importorskip("keras_tuner")
+
+    class Search(tuner.HyperModel):
+        def build(self, hp):
+            model = classifier(hp.Choice("width", [16, 32]), "tried")
+            loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
+            model.compile(keras.optimizers.Adam(0.01), loss, metrics=["accuracy"])
+            return model
+
+        def fit(self, hp, model, x, y, callbacks=(), **options):
+            model.fit(x, y, epochs=1, verbose=0)
+            kh.prune(model, kh.criteria.TargetSparsity(hp.Fixed("sparsity", 0.75)))
+            return model.fit(x, y, callbacks=callbacks, **options)
+
+    x, y = digits
+    search = tuner.RandomSearch(Search(), "val_accuracy", 2, directory=tmp_path)
+    search.search(x[:192], y[:192], validation_data=(x[192:], y[192:]), epochs=2, verbose=0)
+    best = search.get_best_models()[0]
+    kh.keep_zeros(best)
+    assert kh.report(best).sparsity == 0.75
+    assert kh.report(best).held == zeros(best)
