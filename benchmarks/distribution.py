@@ -103,6 +103,8 @@ def resumed(what: str, folder: Path) -> Any:
     """The model that was saved after the last whole epoch, or a new one."""
     import keras
 
+    import keras_hoyer  # noqa: F401  (so that Keras knows the penalties that the file names)
+
     kept = folder / "kept.keras"
     return keras.models.load_model(kept) if kept.exists() else build(what)
 
@@ -111,10 +113,12 @@ def by_hand(
     model: Any, what: str, step: Callable, x: Any, y: Any, worker: int, of: int, folder: Path
 ) -> None:
     """Trains with a step of one's own, each worker on its part of a batch; cuts between epochs."""
+    import keras
+
     import keras_hoyer as kh
 
-    done = int(model.optimizer.iterations) // (len(x) // BATCH)
-    for epoch in range(done, EPOCHS):
+    steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+    for epoch in range(steps * BATCH // len(x), EPOCHS):
         if epoch == EPOCHS // 2:
             kh.prune(model, *cutting(what))
         for start in range(0, len(x), BATCH):
