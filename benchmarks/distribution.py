@@ -126,9 +126,12 @@ def by_hand(
                 os.kill(os.getpid(), signal.SIGKILL)
             part = slice(start + worker * BATCH // of, start + (worker + 1) * BATCH // of)
             step(x[part], y[part])
-        if worker == 0:  # under another name first: a process that dies here leaves the old file
-            model.save(folder / "new.keras")
-            (folder / "new.keras").replace(folder / "kept.keras")
+        # By all, since TensorFlow sums what the workers have; under another name, since a process
+        # that dies here is to leave the old file.
+        new = folder / f"new{worker}.keras"
+        model.save(new)
+        if worker == 0:
+            new.replace(folder / "kept.keras")
 
 
 def run_engine(engine: str, what: str, worker: int, folder: Path) -> None:
