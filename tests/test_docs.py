@@ -113,6 +113,7 @@ def literal(node):
     return re.sub(r"[`\s]+", " ", " ".join(c for c in constants if isinstance(c, str)))
 
 
+@pytest.mark.default_backend
 def test_troubleshooting_has_each_warning_of_the_package():
     text = (DOCS / "troubleshooting.md").read_text()
     quoted = [part.strip() for q in re.findall(r"`([^`\n]+)`", text) for part in q.split("...")]
@@ -147,6 +148,7 @@ def test_the_table_of_distribution_is_made_from_the_committed_json():
     assert distribution.table(document) in (DOCS / "distributed.md").read_text()
 
 
+@pytest.mark.default_backend
 def test_changelog_and_citation_name_the_version_of_the_package():
     import keras_hoyer as kh
 
