@@ -136,7 +136,7 @@ class Sample(layers.Layer):
         )
 
 
-def test_a_variational_autoencoder_is_cut_through_its_drawn_code(digits):
+def test_a_variational_autoencoder_is_cut_on_both_sides_of_its_drawn_code(digits):
     images = digits[0]
     x = keras.Input((64,))
     hidden = layers.Dense(32, "relu", name="hidden")(x)
@@ -151,20 +151,21 @@ def test_a_variational_autoencoder_is_cut_through_its_drawn_code(digits):
     half = kh.callbacks.Pruning(kh.criteria.TargetFlops(0.5), ONCE, kh.patterns.Channel())
     model.fit(images, images, epochs=3, batch_size=64, verbose=0, callbacks=[half])
 
-    encoder = keras.Model(x, mean)
-    small_encoder, small_decoder = kh.shrink(encoder), kh.shrink(decoder)
     small = kh.shrink(model)
     assert sum(kh.count_flops(small).values()) == kh.report(model).flops_left
     assert kh.report(model).flops_left <= 0.5 * kh.report(model).flops
-    codes = outputs(encoder, images)
-    np.testing.assert_allclose(outputs(small_encoder, images), codes, atol=1e-5)
-    np.testing.assert_allclose(outputs(small_decoder, codes), outputs(decoder, codes), atol=1e-5)
+    codes = outputs(keras.Model(x, mean), images)
+    small_codes = outputs(keras.Model(small.input, small.get_layer("mean").output), images)
+    # The code is as wide as before: where nothing comes in, what is drawn is still noise.
+    np.testing.assert_allclose(small_codes, codes, atol=1e-5)
+    made = outputs(small.get_layer("decoder"), codes)
+    np.testing.assert_allclose(made, outputs(decoder, codes), atol=1e-5)
 
 
 def test_a_denoiser_of_a_diffusion_draws_the_same_images_after_shrinking(digits):
     clean = digits[0].reshape(-1, 8, 8, 1) * 2 - 1
     rng = np.random.default_rng(0)
-    steps = 6
+    steps = 4
     kept = np.cumprod(np.linspace(0.95, 0.4, steps)).astype("float32")
     time = rng.integers(steps, size=len(clean))
     noise = rng.standard_normal(clean.shape).astype("float32")
