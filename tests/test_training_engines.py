@@ -216,6 +216,12 @@ def test_of_a_distiller_the_student_is_cut_and_the_teacher_left(digits):
     assert teacher.get_layer("teacher_hidden").kernel.regularizer is None
     assert kh.report(distiller).to_dict()["nonzero"] == kh.report(student).nonzero
     assert zeros(student) == kh.report(student).held > 0
+    # A distiller computes what its student does.
+    with pytest.warns(UserWarning, match="the `compute_loss` of Distiller is left behind"):
+        kh.prune(distiller, kh.criteria.TargetFlops(0.5), kh.patterns.Channel())
+        whole = kh.shrink(distiller)
+    np.testing.assert_allclose(outputs(whole, digits[0]), outputs(student, digits[0]), atol=1e-5)
+    assert whole.count_params() < 0.6 * student.count_params()
     small = kh.shrink(student)
     np.testing.assert_allclose(outputs(small, digits[0]), outputs(student, digits[0]), atol=1e-5)
 
