@@ -11,17 +11,20 @@ result shrinks and exports. `--output` gets the table as JSON, to which each bac
 rows.
 
 Where Keras' `fit` does not run over processes (PyTorch's DistributedDataParallel, TensorFlow's
-MultiWorkerMirroredStrategy) the loop is written by hand and `prune` cuts between epochs.
+MultiWorkerMirroredStrategy) the loop is written by hand and `prune` cuts between epochs. There
+training is also stopped three times, by the death of one of its processes in the middle of an
+epoch, and goes on in new ones from the model that the first process saves after each epoch.
 """
 
 import argparse
 import json
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +40,8 @@ ENGINES = {
     "ModelParallel": ("jax", 1, 4),
     "DistributedDataParallel": ("torch", 2, 1),
 }
+# Epochs in whose middle a worker is killed: before the cut, between the cut and its file, after it.
+KILLS = (2, EPOCHS // 2, 6)
 BY_HAND = ("MultiWorkerMirroredStrategy", "DistributedDataParallel")
 
 
@@ -94,16 +99,39 @@ def fit(model: Any, what: str, x: Any, y: Any) -> None:
     model.fit(x, y, validation_data=(x, y), callbacks=[cut], **options)
 
 
-def by_hand(model: Any, what: str, step: Callable, x: Any, y: Any, worker: int, of: int) -> None:
+def resumed(what: str, folder: Path) -> Any:
+    """The model that was saved after the last whole epoch, or a new one."""
+    import keras
+
+    import keras_hoyer  # noqa: F401  (so that Keras knows the penalties that the file names)
+
+    kept = folder / "kept.keras"
+    return keras.models.load_model(kept) if kept.exists() else build(what)
+
+
+def by_hand(
+    model: Any, what: str, step: Callable, x: Any, y: Any, worker: int, of: int, folder: Path
+) -> None:
     """Trains with a step of one's own, each worker on its part of a batch; cuts between epochs."""
+    import keras
+
     import keras_hoyer as kh
 
-    for epoch in range(EPOCHS):
+    steps = int(keras.ops.convert_to_numpy(model.optimizer.iterations))
+    for epoch in range(steps * BATCH // len(x), EPOCHS):
         if epoch == EPOCHS // 2:
             kh.prune(model, *cutting(what))
         for start in range(0, len(x), BATCH):
+            if start == len(x) // 2 and worker == 1 and (folder / f"kill{epoch}").exists():
+                os.kill(os.getpid(), signal.SIGKILL)
             part = slice(start + worker * BATCH // of, start + (worker + 1) * BATCH // of)
             step(x[part], y[part])
+        # By all, since TensorFlow sums what the workers have; under another name, since a process
+        # that dies here is to leave the old file.
+        new = folder / f"new{worker}.keras"
+        model.save(new)
+        if worker == 0:
+            new.replace(folder / "kept.keras")
 
 
 def run_engine(engine: str, what: str, worker: int, folder: Path) -> None:
@@ -117,7 +145,7 @@ def run_engine(engine: str, what: str, worker: int, folder: Path) -> None:
         "DataParallel": data_parallel,
         "ModelParallel": model_parallel,
         "DistributedDataParallel": data_parallel_processes,
-    }[engine](what, x, y, worker)
+    }[engine](what, x, y, worker, folder)
     save(model, folder, worker, what, x)
 
 
@@ -161,14 +189,14 @@ def _replicas(variable: Any) -> Iterator[np.ndarray]:
         yield from (np.asarray(shard.data) for shard in value.addressable_shards)
 
 
-def one_device(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
+def one_device(what: str, x: np.ndarray, y: np.ndarray, worker: int, folder: Path) -> Any:
     """The reference: `fit` on one device."""
     model = build(what)
     fit(model, what, x, y)
     return model
 
 
-def mirrored(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
+def mirrored(what: str, x: np.ndarray, y: np.ndarray, worker: int, folder: Path) -> Any:
     """`tf.distribute.MirroredStrategy` on two virtual devices."""
     import tensorflow as tf
 
@@ -181,7 +209,7 @@ def mirrored(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
     return model
 
 
-def multi_worker(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
+def multi_worker(what: str, x: np.ndarray, y: np.ndarray, worker: int, folder: Path) -> Any:
     """`tf.distribute.MultiWorkerMirroredStrategy` with a loop by hand."""
     import tensorflow as tf
 
@@ -189,7 +217,7 @@ def multi_worker(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
 
     strategy = tf.distribute.MultiWorkerMirroredStrategy()
     with strategy.scope():
-        model = build(what)
+        model = resumed(what, folder)
     kh.keep_zeros(model)  # so that the step below, traced once, keeps the zeros of the cut to come
 
     def one(images: Any, labels: Any) -> None:
@@ -204,11 +232,11 @@ def multi_worker(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
     with strategy.scope():
         model.optimizer.build(model.trainable_variables)
         step = tf.function(lambda images, labels: strategy.run(one, args=(images, labels)))
-        by_hand(model, what, step, x, y, worker, strategy.num_replicas_in_sync)
+        by_hand(model, what, step, x, y, worker, strategy.num_replicas_in_sync, folder)
     return model
 
 
-def one_device_by_hand(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
+def one_device_by_hand(what: str, x: np.ndarray, y: np.ndarray, worker: int, folder: Path) -> Any:
     """The reference of the loops by hand."""
     model = build(what)
     if os.environ["KERAS_BACKEND"] == "torch":
@@ -218,19 +246,19 @@ def one_device_by_hand(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> 
         def step(images: Any, labels: Any) -> None:
             model.train_on_batch(images, labels)
 
-    by_hand(model, what, step, x, y, 0, 1)
+    by_hand(model, what, step, x, y, 0, 1, folder)
     return model
 
 
-def data_parallel(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
+def data_parallel(what: str, x: np.ndarray, y: np.ndarray, worker: int, folder: Path) -> Any:
     """`keras.distribution.DataParallel` on JAX."""
     import keras
 
     keras.distribution.set_distribution(keras.distribution.DataParallel())
-    return one_device(what, x, y, worker)
+    return one_device(what, x, y, worker, folder)
 
 
-def model_parallel(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
+def model_parallel(what: str, x: np.ndarray, y: np.ndarray, worker: int, folder: Path) -> Any:
     """`keras.distribution.ModelParallel` on JAX: kernels are split, batches as well."""
     import keras
 
@@ -240,7 +268,7 @@ def model_parallel(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
     keras.distribution.set_distribution(
         keras.distribution.ModelParallel(layout_map=layout, batch_dim_name="batch")
     )
-    return one_device(what, x, y, worker)
+    return one_device(what, x, y, worker, folder)
 
 
 def torch_step(model: Any, module: Any) -> Callable:
@@ -256,20 +284,41 @@ def torch_step(model: Any, module: Any) -> Callable:
     return step
 
 
-def data_parallel_processes(what: str, x: np.ndarray, y: np.ndarray, worker: int) -> Any:
+def data_parallel_processes(
+    what: str, x: np.ndarray, y: np.ndarray, worker: int, folder: Path
+) -> Any:
     """PyTorch's DistributedDataParallel, in processes, with a loop by hand."""
     import torch
 
     torch.distributed.init_process_group("gloo", rank=worker, world_size=2)
-    model = build(what)
+    model = resumed(what, folder)
     module = torch.nn.parallel.DistributedDataParallel(model)
-    by_hand(model, what, torch_step(model, module), x, y, worker, 2)
+    by_hand(model, what, torch_step(model, module), x, y, worker, 2, folder)
     torch.distributed.destroy_process_group()
     return model
 
 
-def start(engine: str, what: str, folder: Path) -> None:
-    """Trains in as many processes as the engine has workers."""
+def start(engine: str, what: str, folder: Path, kills: Sequence[int] = ()) -> None:
+    """Trains in as many processes as the engine has workers, of which some are killed at first."""
+    for epoch in kills:
+        note = folder / f"kill{epoch}"
+        note.touch()
+        others, killed = launch(engine, what, folder)
+        error = killed.communicate(timeout=600)[1]
+        others.kill()  # it may wait for ever for what the other was to send
+        others.communicate()
+        if killed.returncode != -signal.SIGKILL:
+            raise RuntimeError(f"{engine}, {what}, before its kill: {error[-3000:]}")
+        note.unlink()
+    processes = launch(engine, what, folder)
+    errors = [process.communicate(timeout=600)[1] for process in processes]
+    for process, error in zip(processes, errors, strict=True):
+        if process.returncode:
+            raise RuntimeError(f"{engine}, {what}: {error[-3000:]}")
+
+
+def launch(engine: str, what: str, folder: Path) -> list[subprocess.Popen]:
+    """The processes of an engine, one a worker."""
     _, workers, devices = ENGINES.get(engine, ("", 1, 1))
     ports = [_free_port() for _ in range(workers)]
     processes = []
@@ -286,10 +335,7 @@ def start(engine: str, what: str, folder: Path) -> None:
         command = [sys.executable, __file__, "--engine", engine, "--what", what]
         command += ["--worker", str(worker), "--folder", str(folder)]
         processes.append(subprocess.Popen(command, env=env, stderr=subprocess.PIPE, text=True))
-    errors = [process.communicate(timeout=600)[1] for process in processes]
-    for process, error in zip(processes, errors, strict=True):
-        if process.returncode:
-            raise RuntimeError(f"{engine}, {what}: {error[-3000:]}")
+    return processes
 
 
 def _free_port() -> int:
@@ -298,15 +344,15 @@ def _free_port() -> int:
         return bound.getsockname()[1]
 
 
-def measure(engine: str, what: str) -> dict:
-    """One engine beside one device."""
+def measure(engine: str, what: str, kills: Sequence[int] = ()) -> dict:
+    """One engine, killed in these epochs, beside one device that is not."""
     _, workers, devices = ENGINES[engine]
     with tempfile.TemporaryDirectory() as name:
         alone, spread = Path(name) / "alone", Path(name) / "spread"
         alone.mkdir()
         spread.mkdir()
         start("one device by hand" if engine in BY_HAND else "one device", what, alone)
-        start(engine, what, spread)
+        start(engine, what, spread, kills)
         one = np.load(alone / "worker0.npz")
         many = [np.load(spread / f"worker{i}.npz") for i in range(workers)]
         weights = [key for key in one.files if key.startswith("weight")]
@@ -323,6 +369,7 @@ def measure(engine: str, what: str) -> dict:
             "processes": workers,
             "devices": devices,
             "what": what,
+            "killed": len(kills),
             "zeros": int(sum((many[0][key] == 0).sum() for key in weights)),
             "equal_on_all": all(bool((a == b).all()) for a, b in copies),
             "copies_compared": len(copies),
@@ -345,7 +392,7 @@ def table(document: dict) -> str:
         (
             f"{row['engine']} ({row['backend']})",
             f"{row['processes']} x {row['devices']}",
-            row["what"],
+            row["what"] + (f", killed {row['killed']} times" if row.get("killed") else ""),
             "yes" if row["equal_on_all"] else "no",
             "yes" if row["zeros_of_one_device"] else "no",
             f"{row['largest_difference']:.1e}",
@@ -380,8 +427,9 @@ def main() -> None:
         for what in WHAT if options.what is None else (options.what,):
             if engine in BY_HAND and what == "budget":
                 continue  # a callback, which a loop by hand does not call
-            rows.append(measure(engine, what))
-            print(json.dumps(rows[-1]), flush=True)
+            for kills in ((), KILLS) if engine in BY_HAND else ((),):
+                rows.append(measure(engine, what, kills))
+                print(json.dumps(rows[-1]), flush=True)
     results[backend] = {"machine": describe_machine(), "rows": rows}
     options.output.write_text(json.dumps(results, indent=1) + "\n")
 

@@ -174,7 +174,8 @@ def find_kernels(
 ) -> list[Weight]:
     """Finds the kernels that penalties and cuts concern.
 
-    By default these are the kernels of dense, convolutional, recurrent and attention layers.
+    By default these are the kernels of dense, convolutional, recurrent and attention layers; of a
+    `keras.distillation.Distiller` those of the student.
 
     Args:
         model: A built Keras model.
@@ -194,7 +195,8 @@ def find_kernels(
     if layers is None:
         check_plain(model, _is_no_embedding, allowed)
         _warn_of_unknown_layers(model, weights)
-        return [weight for weight in weights if weight.is_kernel]
+        kept = _of_teacher(model)
+        return [w for w in weights if w.is_kernel and id(w.variable) not in kept]
     if callable(layers):
         check_plain(model, layers, allowed)
         return [weight for weight in weights if layers(weight.layer)]
@@ -207,6 +209,12 @@ def find_kernels(
     check_plain(model, layers, allowed)
     _check_names(model, weights, layers)
     return [weight for weight in weights if not set(layers).isdisjoint(_names(weight))]
+
+
+def _of_teacher(model: keras.Model) -> set[int]:
+    """The variables of a distiller's teacher."""
+    distiller = getattr(getattr(keras, "distillation", None), "Distiller", ())
+    return {id(v) for v in model.teacher.variables} if isinstance(model, distiller) else set()
 
 
 def warn_unsaved(weights: Sequence[Weight], what: str) -> None:

@@ -107,6 +107,27 @@ def test_what_troubleshooting_quotes_is_what_the_package_says():
     assert missing == []
 
 
+def literal(node):
+    """The words of an expression that makes a text, as far as they stand there."""
+    constants = [n.value for n in ast.walk(node) if isinstance(n, ast.Constant)]
+    return re.sub(r"[`\s]+", " ", " ".join(c for c in constants if isinstance(c, str)))
+
+
+@pytest.mark.default_backend
+def test_troubleshooting_has_each_warning_of_the_package():
+    text = (DOCS / "troubleshooting.md").read_text()
+    quoted = [part.strip() for q in re.findall(r"`([^`\n]+)`", text) for part in q.split("...")]
+    quoted = [part for part in quoted if len(part) > 7]
+    missing = []
+    for module in (ROOT / "keras_hoyer").rglob("*.py"):
+        for node in ast.walk(ast.parse(module.read_text())):
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == "warn":
+                said = literal(node.args[0])
+                if len(said) > 20 and not any(part in said for part in quoted):
+                    missing.append(f"{module.name}, line {node.lineno}: {said}")
+    assert missing == []
+
+
 def test_every_page_is_in_the_navigation():
     navigation = (ROOT / "mkdocs.yml").read_text()
     missing = [
@@ -125,3 +146,13 @@ def test_the_table_of_distribution_is_made_from_the_committed_json():
 
     document = json.loads((ROOT / "benchmarks/results/distribution.json").read_text())
     assert distribution.table(document) in (DOCS / "distributed.md").read_text()
+
+
+@pytest.mark.default_backend
+def test_changelog_and_citation_name_the_version_of_the_package():
+    import keras_hoyer as kh
+
+    newest = re.search(r"^## (\S+) \((\S+)\)$", (ROOT / "CHANGELOG.md").read_text(), re.MULTILINE)
+    citation = (ROOT / "CITATION.cff").read_text()
+    assert newest[1] == kh.__version__
+    assert f"\nversion: {newest[1]}\ndate-released: {newest[2]}\n" in citation

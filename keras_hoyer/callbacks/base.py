@@ -44,6 +44,8 @@ class CuttingCallback(keras.callbacks.Callback):
     def on_train_begin(self, logs: Logs = None) -> None:
         """Finds the kernels and takes its place among the callbacks."""
         self._kernels = find_kernels(self.model, self.layers)
+        if self.layers is None:
+            _warn_of_frozen(self._kernels)
         self._last_cut = None
         self._has_witness = self._take_place()
 
@@ -172,6 +174,19 @@ class _Witness(keras.callbacks.Callback):
                 for entry, _, when in self._best
                 if cut is not None and when is not None and when < cut
             ]
+        )
+
+
+def _warn_of_frozen(kernels: list[Weight]) -> None:
+    """Names kernels that are cut and not trained, where others are: a teacher may be meant."""
+    frozen = [kernel.path for kernel in kernels if not kernel.variable.trainable]
+    if 0 < len(frozen) < len(kernels):
+        more = f" and {len(frozen) - 5} more" if len(frozen) > 5 else ""
+        warn(
+            "Will be cut although they are frozen, so that no training makes up for it: "
+            f"{', '.join(frozen[:5])}{more}. "
+            "If they are to stay as they are, such as those of a teacher or of a pretrained part, "
+            "choose the others with `layers`."
         )
 
 

@@ -7,6 +7,10 @@ import keras
 from keras_hoyer import _keras
 from keras_hoyer._checks import warn
 from keras_hoyer.graph.copying import copy_from_config
+from keras_hoyer.graph.opening import adds_losses
+
+# What a class of models may do in its own way, beside `call`.
+_OF_TRAINING = ("train_step", "test_step", "predict_step", "compute_loss", "compute_metrics")
 
 
 def carry_compile(model: keras.Model, new: keras.Model) -> None:
@@ -15,9 +19,12 @@ def carry_compile(model: keras.Model, new: keras.Model) -> None:
     Losses and functions are the same objects, metrics and the optimizer are made anew. What cannot
     be is said in a warning, and the model is left without compile settings.
     """
-    if type(model).train_step is not keras.Model.train_step:
+    left = [f"`{name}`" for name in _OF_TRAINING if _differs(model, new, name)]
+    if type(new) is not type(model) and adds_losses(model):
+        left.append("`add_loss` in the `call`")
+    if left:
         warn(
-            f"The smaller model is a plain {type(new).__name__} model: the `train_step` of "
+            f"The smaller model is a plain {type(new).__name__} model: the {', '.join(left)} of "
             f"{type(model).__name__} is left behind."
         )
     if not model.compiled:
@@ -37,6 +44,10 @@ def carry_compile(model: keras.Model, new: keras.Model) -> None:
             f"The compile settings of the model '{model.name}' could not be carried over "
             f"({type(error).__name__}: {error}). Call `compile` on the smaller model."
         )
+
+
+def _differs(model: keras.Model, new: keras.Model, name: str) -> bool:
+    return getattr(type(model), name) is not getattr(type(new), name)
 
 
 def _optimizer(model: keras.Model, given: Any) -> Any:

@@ -1,12 +1,14 @@
 """Layers that are made of layers: what one calls, seen by calling it on symbolic inputs."""
 
+import contextlib
 import dataclasses
+import functools
 import itertools
 import sys
 import sysconfig
 import traceback
 import types
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -187,6 +189,7 @@ def _traced(
         forgetting_calls(layer),
         going_through(inside, gone_through, [part for part in inside if _is_nameless(part)]),
         keras.StatelessScope(collect_losses=True) as scope,
+        noting_losses(all_of(layer), scope.losses),
     ):
         results = layer.call(*args, **kwargs)
         outputs = tree.flatten(results)
@@ -199,6 +202,30 @@ def _traced(
     if len(made) < sum(y is not None for y in outputs):
         hidden = hidden or "it gives arrays that do not depend on its inputs"
     return Opened(layer, given, inputs, outputs, nodes, sample, hidden)
+
+
+@contextlib.contextmanager
+def noting_losses(layers: Sequence[keras.Layer], losses: list[Any]) -> Iterator[None]:
+    """A scope in which layers may add losses that are symbolic, which Keras does not take.
+
+    Args:
+        layers: those to which it applies.
+        losses: gets the symbolic losses, of which nothing else stays.
+    """
+
+    def noting(add: Callable[[Any], None], loss: Any) -> None:
+        if any(map(_is_symbolic, tree.flatten(loss))):
+            losses.append(loss)
+        else:
+            add(loss)
+
+    for layer in layers:
+        object.__setattr__(layer, "add_loss", functools.partial(noting, layer.add_loss))
+    try:
+        yield
+    finally:
+        for layer in layers:
+            object.__delattr__(layer, "add_loss")
 
 
 def _is_nameless(layer: keras.Layer) -> bool:

@@ -17,7 +17,7 @@ from keras_hoyer._keras import (
     input_structure,
     last_call,
 )
-from keras_hoyer.graph.opened import Opened
+from keras_hoyer.graph.opened import Opened, noting_losses
 
 
 def has_graph(model: Any) -> bool:
@@ -60,7 +60,7 @@ def as_function(model: keras.Model) -> Any:
             "or call `model.build(input_shape)`, first."
         )
     try:
-        return _traced(model)
+        return _traced(model, [])
     except Exception as error:
         raise ValueError(
             f"The graph of the subclassed model '{model.name}' cannot be seen: calling it on "
@@ -70,6 +70,14 @@ def as_function(model: keras.Model) -> Any:
             "`keras.Model(inputs, outputs)`, with keras.ops and without Python control flow over "
             "tensors."
         ) from error
+
+
+def adds_losses(model: keras.Model) -> bool:
+    """Whether the `call` of a subclassed model, whose graph can be seen, adds losses itself."""
+    losses: list[Any] = []
+    if not has_graph(model):
+        _traced(model, losses)
+    return bool(losses)
 
 
 def nested_inputs(
@@ -134,15 +142,16 @@ def call_on(
     return model(*args, **kwargs)
 
 
-def _traced(model: keras.Model) -> keras.Model:
-    """The functional model of what a subclassed model's `call` does."""
+def _traced(model: keras.Model, losses: list[Any]) -> keras.Model:
+    """The functional model of what a subclassed model's `call` does; `losses` gets what it adds."""
     layers = {layer.name for layer in all_of(model)}
     given = {name: _fresh(value, layers) for name, value in _arguments(model).items()}
     if "training" in inspect.signature(model.call).parameters:
         given["training"] = None  # what is recorded of it would be the same in every phase
     inputs = [value for value in given.values() if _is_symbolic(value)]
     args, kwargs = _spread(model, given)
-    outputs = model.call(*args, **kwargs)
+    with noting_losses([model], losses):
+        outputs = model.call(*args, **kwargs)
     return keras.Model(inputs[0] if len(inputs) == 1 else inputs, outputs, name=model.name)
 
 

@@ -48,7 +48,7 @@ class Transfer:
         copies = {}
         for old, new in self.made.values():
             whole = self.builder.plan.whole is not None
-            inlined = not whole and (_is_graph(old) or id(old) in self.builder.in_place)
+            inlined = not whole and (_becomes_graph(old, new) or id(old) in self.builder.in_place)
             if isinstance(old, keras.Layer) and not inlined and old is not new:
                 weights = self.builder.own_weights(old, old), self.builder.own_weights(old, new)
                 pairs = list(zip(*weights, strict=False))
@@ -124,6 +124,11 @@ class Transfer:
         values = self.builder.cut(variable, ops.convert_to_numpy(variable))
         factor = self.graph.factor(variable, self.builder.size)
         return values if factor == 1 else (values * factor).astype(values.dtype)
+
+
+def _becomes_graph(old: Any, new: Any) -> bool:
+    """Whether each layer of a model is carried by itself; the model may hold more than it calls."""
+    return _is_graph(old) or (isinstance(old, keras.Model) and type(new) is not type(old))
 
 
 def _is_graph(operation: Any) -> bool:
