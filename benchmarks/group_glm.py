@@ -4,7 +4,8 @@
 `results/group_glm.jsonl`: 200 rows, 400 columns in 80 groups of which 10 are active. The strength
 is chosen by the loss on 200 further rows, from a path of 40 (15 where steps are Newton's).
 `python benchmarks/group_glm.py skglm` compares objectives and seconds with skglm 0.5, if it is
-installed, into `results/group_skglm.json`. `python benchmarks/group_glm.py show` prints the tables.
+installed, into `results/group_skglm.json`. `python benchmarks/group_glm.py show` prints the tables,
+and `page` writes them into `docs/which_groups_matter.md`.
 """
 
 import dataclasses
@@ -19,7 +20,8 @@ from pathlib import Path
 
 import numpy as np
 from kit.machine import describe_machine
-from kit.results import append, done_before
+from kit.results import append, done_before, read_lines
+from kit.tables import table
 
 from keras_hoyer.glm import GroupGLM, group_path
 from keras_hoyer.glm.families import FAMILIES
@@ -27,17 +29,20 @@ from keras_hoyer.glm.families import FAMILIES
 RESULTS = Path(__file__).parent / "results"
 LINES = RESULTS / "group_glm.jsonl"
 COMPARED = RESULTS / "group_skglm.json"
+PAGE = Path(__file__).parents[1] / "docs" / "which_groups_matter.md"
+BEGIN, END = "<!-- by benchmarks/group_glm.py page -->", "<!-- end -->"
 
-PENALTIES = (
-    "lasso",
-    "adaptive_lasso",
-    "mcp",
-    "scad",
-    "transformed_l1",
-    "log_sum",
-    "l_half",
-    "hoyer_square",
-)
+NAMES = {
+    "lasso": "group lasso",
+    "adaptive_lasso": "adaptive group lasso",
+    "mcp": "MCP",
+    "scad": "SCAD",
+    "transformed_l1": "transformed L1",
+    "log_sum": "log",
+    "l_half": "l1/2",
+    "hoyer_square": "Hoyer-Square",
+}
+PENALTIES = tuple(NAMES)
 # Of a path. Where each step is several Newton steps, fewer and less exact ones: the statistical
 # error is far larger.
 NEWTON = {"n_strengths": 15, "tol": 1e-3, "max_iter": 100}
@@ -52,6 +57,8 @@ PATHS = {
 CONCAVE = {("binomial", "mcp"): {"gamma": 12.0}, ("binomial", "scad"): {"a": 11.8}}
 AT_ONCE = 3  # repetitions of all cases, before more of each
 SIZES = {"equal": (5,), "mixed": (2, 3, 5, 10)}
+LABELS = {"gaussian": "linear", "binomial": "logistic", "poisson": "Poisson"}
+CASES = tuple(itertools.product(LABELS, SIZES, (0.0, 0.5), (1.0, 3.0, 10.0)))
 
 Rows = tuple[np.ndarray, np.ndarray]
 
@@ -145,10 +152,10 @@ def plan(repetitions: int) -> Iterator[Run]:
         yield Run("gaussian", penalty, snr, 0.0, "equal", seed)
     for first in range(0, repetitions, AT_ONCE):
         seeds = range(first, min(first + AT_ONCE, repetitions))
-        for sizes, seed, family, correlation, snr, penalty in itertools.product(
-            SIZES, seeds, FAMILIES, (0.0, 0.5), (1.0, 3.0, 10.0), PENALTIES
-        ):
-            yield Run(family, penalty, snr, correlation, sizes, seed)
+        for sizes, seed, case, penalty in itertools.product(SIZES, seeds, CASES, PENALTIES):
+            family, own, correlation, snr = case
+            if own == sizes:
+                yield Run(family, penalty, snr, correlation, sizes, seed)
 
 
 def make_table(repetitions: int) -> None:
@@ -161,23 +168,81 @@ def make_table(repetitions: int) -> None:
             append(LINES, line)
 
 
-def show() -> None:
-    """Prints means and standard deviations."""
-    lines = [json.loads(text) for text in LINES.read_text().splitlines()]
-    cases = sorted({(x["family"], x["correlation"], x["snr"]) for x in lines})
-    for case, penalty in itertools.product(cases, PENALTIES):
-        own = [
-            x
-            for x in lines
-            if (x["family"], x["correlation"], x["snr"], x["penalty"]) == (*case, penalty)
-        ]
-        if own:
-            words = []
-            for name in ("error", "groups", "false", "f1", "seconds"):
-                values = [line[name] for line in own]
-                spread = statistics.stdev(values) if len(values) > 1 else 0.0
-                words.append(f"{name} {statistics.mean(values):.3f} ({spread:.3f})")
-            print(*case, f"{penalty:15}", *words, f"n={len(own)}")
+def tables() -> str:
+    """Both tables, as Markdown: the literature's case, and all of them."""
+    cases: dict[tuple, list[dict]] = {}
+    for line in read_lines(LINES):
+        case = tuple(line[name] for name in ("family", "sizes", "correlation", "snr", "penalty"))
+        cases.setdefault(case, []).append(line)
+    return "\n".join([*table_of_linear(cases), *table_of_all(cases)]).rstrip()
+
+
+def table_of_linear(cases: dict[tuple, list[dict]]) -> list[str]:
+    """Linear models on independent columns, in groups of one size."""
+    header, rows = ["penalty"], [[name] for name in NAMES.values()]
+    repetitions = set()
+    for snr in (3.0, 10.0):
+        header += [f"SNR {snr:g}: error", "true + false groups", "F1", "seconds"]
+        for row, penalty in zip(rows, PENALTIES, strict=True):
+            lines = cases["gaussian", "equal", 0.0, snr, penalty]
+            repetitions.add(len(lines))
+            row += [
+                spread([line["error"] for line in lines], 3),
+                f"{mean(lines, 'true'):.1f} + {mean(lines, 'false'):.1f}",
+                f"{mean(lines, 'f1'):.2f}",
+                f"{statistics.median(line['seconds'] for line in lines):.1f}",
+            ]
+    return [
+        f"Mean and standard deviation over {count(repetitions)} data sets; seconds are the median, "
+        "of one core that had other work.",
+        "",
+        *table(header, rows),
+    ]
+
+
+def table_of_all(cases: dict[tuple, list[dict]]) -> list[str]:
+    """Error and F1 of every case, a row each; of the repetitions that all penalties have."""
+    rows = []
+    for case in CASES:
+        lines = [cases.get((*case, penalty), []) for penalty in PENALTIES]
+        seeds = set.intersection(*({line["seed"] for line in each} for each in lines))
+        if seeds:
+            common = [[line for line in each if line["seed"] in seeds] for each in lines]
+            cells = (
+                f"{spread([line['error'] for line in each], 2)}, {mean(each, 'f1'):.2f}"
+                for each in common
+            )
+            family, sizes, correlation, snr = case
+            rows.append([LABELS[family], sizes, correlation, f"{snr:g}", len(seeds), *cells])
+    header = ["model", "groups", "correlation", "signal", "n", *NAMES.values()]
+    return [
+        "Error, mean and standard deviation over `n` data sets, and F1 of the groups:",
+        "",
+        *table(header, rows),
+    ]
+
+
+def count(numbers: set[int]) -> str:
+    """A number, or the range of several."""
+    least, most = min(numbers, default=0), max(numbers, default=0)
+    return str(least) if least == most else f"{least} to {most}"
+
+
+def mean(lines: list[dict], name: str) -> float:
+    """Mean over the repetitions."""
+    return statistics.mean(line[name] for line in lines)
+
+
+def spread(values: list[float], digits: int) -> str:
+    """Mean and standard deviation."""
+    deviation = f" ± {statistics.stdev(values):.{digits}f}" if len(values) > 1 else ""
+    return f"{statistics.mean(values):.{digits}f}{deviation}"
+
+
+def write_page() -> None:
+    """Puts the tables into the page of the documentation, between its two marks."""
+    before, rest = PAGE.read_text().split(BEGIN)
+    PAGE.write_text(f"{before}{BEGIN}\n\n{tables()}\n\n{END}{rest.split(END)[1]}")
 
 
 def objective(
@@ -283,5 +348,7 @@ if __name__ == "__main__":
         make_table(int(sys.argv[2]) if len(sys.argv) > 2 else 20)
     elif part == "skglm":
         compare()
+    elif part == "page":
+        write_page()
     else:
-        show()
+        print(tables())

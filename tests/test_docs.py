@@ -125,3 +125,10 @@ def test_the_table_of_distribution_is_made_from_the_committed_json():
 
     document = json.loads((ROOT / "benchmarks/results/distribution.json").read_text())
     assert distribution.table(document) in (DOCS / "distributed.md").read_text()
+
+
+@pytest.mark.benchmark
+def test_the_tables_of_group_penalties_are_made_from_the_committed_lines():
+    import group_glm
+
+    assert group_glm.tables() in (DOCS / "which_groups_matter.md").read_text()
