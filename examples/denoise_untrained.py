@@ -28,7 +28,7 @@ import matplotlib.pyplot as plt
 layers = keras.layers
 
 SIZE, NOISE, STEPS, EVERY = 96, 0.1, 1200, 25
-RATE = 1e-2
+WIDTHS, RATE = (16, 32, 64), 1e-2
 # Of the mean total variation of a pixel, beside the mean squared error.
 FACTOR = 0.05
 WEIGHTS = np.geomspace(0.02, 0.5, 15)  # of scikit-image's denoiser
@@ -60,9 +60,9 @@ def build(size: int, factor: float) -> keras.Model:
     """An hourglass of convolutions, whose output has a penalty on its total variation."""
     x = inputs = keras.Input((size, size, 8))
     x = layers.GaussianNoise(0.03)(x)
-    for filters in (16, 32, 64):
+    for filters in WIDTHS:
         x = convolved(x, filters, 2)
-    for filters in (64, 32, 16):
+    for filters in reversed(WIDTHS):
         x = convolved(layers.UpSampling2D(interpolation="bilinear")(x), filters, 1)
     penalty = kh.TotalVariation(factor, normalize=True) if factor else None
     x = layers.Conv2D(1, 1, activation="sigmoid", activity_regularizer=penalty)(x)

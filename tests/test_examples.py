@@ -55,6 +55,7 @@ def test_an_untrained_network_is_fitted_with_and_without_total_variation(
     monkeypatch.setattr(example, "load_picture", lambda: picture)
     monkeypatch.setattr(example, "denoise_plainly", lambda noisy, picture: (noisy, 0.1))
     monkeypatch.setattr(example, "EVERY", 2)
+    monkeypatch.setattr(example, "WIDTHS", (4,))
     run(example, monkeypatch, tmp_path, "--steps", "4", "--factor", "1000")
     said = capsys.readouterr().out
     assert "network alone" in said and "with TotalVariation" in said
