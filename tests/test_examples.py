@@ -6,6 +6,9 @@ from pathlib import Path
 
 import keras
 import numpy as np
+import pytest
+
+pytestmark = pytest.mark.default_backend
 
 FOLDER = Path(__file__).parent.parent / "examples"
 
