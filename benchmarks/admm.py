@@ -1,6 +1,7 @@
 """ADMM and proximal steps beside `Pruning` at the same zeros, and what they cost a step.
 
     KERAS_BACKEND=jax python benchmarks/admm.py runs --net digits
+    KERAS_BACKEND=jax python benchmarks/admm.py runs --net residual
     KERAS_BACKEND=jax python benchmarks/admm.py runs --net 300-100 --data mnist.npz
     KERAS_BACKEND=jax python benchmarks/admm.py cost
     python benchmarks/admm.py show
@@ -23,8 +24,9 @@ from pathlib import Path
 import keras
 import numpy as np
 from kit.machine import describe_machine
-from kit.nets import MLP, lenet
+from kit.nets import CNN, MLP, lenet
 from kit.results import FOLDER, append, done_before, read_lines, rounded, write
+from kit.small_nets import residual
 from kit.tables import table
 from kit.turns import PROCESSOR, by_turns
 
@@ -35,15 +37,22 @@ from keras_hoyer.regularizers.pull import Pulls
 from keras_hoyer.units import find_units
 
 LINES = FOLDER / "admm.jsonl"
-DIGITS = "digits"
+DIGITS, RESIDUAL = "digits", "residual"
 # Dense, sparse and fine-tuning epochs, and the batch.
-PHASES = {DIGITS: (15, 30, 15, 32), MLP: (3, 6, 3, 100)}
-SEEDS = {DIGITS: (0, 1, 2), MLP: (0,)}
+PHASES = {
+    DIGITS: (15, 30, 15, 32),
+    RESIDUAL: (15, 30, 15, 32),
+    MLP: (3, 6, 3, 100),
+    CNN: (2, 4, 2, 100),
+}
+SEEDS = {DIGITS: (0, 1, 2), RESIDUAL: (0, 1, 2), MLP: (0,), CNN: (0, 1, 2)}
 PENALTIES = {"l1": kh.L1, "hoyer_square": kh.HoyerSquare}
 # Of the penalty in the loss, and of decoupled steps.
 STRENGTHS = {
     DIGITS: {"l1": ((1e-2,), (0.3,)), "hoyer_square": ((3e-3,), ()), "mcp": ((3e-2,), ())},
+    RESIDUAL: {"l1": ((3e-3,), ())},
     MLP: {"l1": ((2e-4,), (0.1,)), "hoyer_square": ((3e-4,), ())},
+    CNN: {"l1": ((1e-4,), ()), "hoyer_square": ((3e-4,), ())},
 }
 # MCP is to end at the size that weights keep, not at 3.
 MCP = {"threshold": 0.3, "gamma": 1.0}
@@ -56,7 +65,7 @@ class Run:
     """One run: all that its result depends on, machine and versions aside.
 
     Attributes:
-        net: `"300-100"` or `"digits"`.
+        net: `"300-100"`, `"lenet-5"`, `"digits"` or `"residual"`.
         method: `"admm"`, `"steps"`, `"pruning"` or `"magnitude"`.
         penalty: Its name, or `"none"`.
         strength: What it is multiplied with.
@@ -74,7 +83,7 @@ class Run:
 
 def load(net: str, file: Path | None) -> list[tuple[np.ndarray, np.ndarray]]:
     """Images in [0, 1] and labels for training, validation and test."""
-    if net == MLP:
+    if net in (MLP, CNN):
         from mnist import load_data
 
         return [(x, y.argmax(-1)) for x, y in load_data(file, net, "ours")]
@@ -89,8 +98,10 @@ def load(net: str, file: Path | None) -> list[tuple[np.ndarray, np.ndarray]]:
 
 def build(net: str) -> keras.Model:
     """The net; its outputs have no softmax."""
-    if net == MLP:
+    if net in (MLP, CNN):
         return lenet(net)
+    if net == RESIDUAL:
+        return residual()
     return keras.Sequential(
         [
             keras.Input((8, 8, 1)),
@@ -206,34 +217,31 @@ def plan(net: str) -> Iterator[Run]:
 def cost(rounds: int) -> dict:
     """Steps of LeNet-300-100 with and without the pull of ADMM, by turns, and proximal steps.
 
-    A turn is 20 steps of 100 random images. The cost of a step is that of the pull, and its share
-    of a proximal step.
+    A turn is an epoch of `fit` of 40 steps of 100 random images. The cost of a step is that of the
+    pull, and its share of a proximal step.
     """
     random = np.random.default_rng(0)
-    x, y = random.random((100, 784), "float32"), random.integers(0, 10, 100)
+    steps = 40
+    x, y = random.random((100 * steps, 784), "float32"), random.integers(0, 10, 100 * steps)
     plain, pulled = lenet(), lenet()
     for model in (plain, pulled):
         model.compile("adam", keras.losses.SparseCategoricalCrossentropy(from_logits=True))
-        model.train_on_batch(x, y)
+        model.train_on_batch(x[:100], y[:100])
     units = find_units(pulled, kh.patterns.Unstructured())
     splits = {name: find_splits(pulled, units, Chosen(name, {})) for name in OPERATORS}
     kernels = splits["l1"]
     pulls = Pulls(pulled, kernels.kernels, kernels.counts)
     pulls.set(1e-2, [0.9 * each for each in kernels.read()])
 
-    def steps(model: keras.Model) -> Callable[[], None]:
-        def run() -> None:
-            for _ in range(20):
-                model.train_on_batch(x, y)
+    def epoch(model: keras.Model) -> Callable[[], object]:
+        return lambda: model.fit(x, y, batch_size=100, epochs=1, verbose=0)
 
-        return run
-
-    times = by_turns({"plain": steps(plain), "pulled": steps(pulled)}, rounds)
+    times = by_turns({"plain": epoch(plain), "pulled": epoch(pulled)}, rounds)
     operators = by_turns(
         {name: lambda each=each: each.step(1e-5) for name, each in splits.items()},
         10,
     )
-    step = times.median("plain") / 20
+    step = times.median("plain") / steps
     return {
         "net": MLP,
         "rounds": rounds,

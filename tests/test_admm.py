@@ -195,12 +195,16 @@ def test_compiled_steps_follow_the_pull_and_are_traced_once_for_all_of_them():
 
 
 class Die(keras.callbacks.Callback):
-    def __init__(self, epoch):
+    def __init__(self, begin=None, end=None):
         super().__init__()
-        self.at = epoch
+        self.begin, self.end = begin, end
 
     def on_epoch_begin(self, epoch, logs=None):
-        if epoch == self.at:
+        if epoch == self.begin:
+            raise KeyboardInterrupt
+
+    def on_epoch_end(self, epoch, logs=None):
+        if epoch == self.end:
             raise KeyboardInterrupt
 
 
@@ -209,16 +213,18 @@ def assert_equal(one, two):
         np.testing.assert_allclose(a, b, atol=1e-6)
 
 
-def test_what_was_killed_goes_on_as_if_nothing_had_been(tmp_path):
+# At an epoch's end: ours is written, and Keras' own backup is that of the epoch before.
+@pytest.mark.parametrize("die", [Die(begin=1), Die(end=1)], ids=["between", "while-saving"])
+def test_what_was_killed_goes_on_as_if_nothing_had_been(tmp_path, die):
     def callbacks(*more):
         pattern = kh.patterns.Block((4, 1))
         backup = keras.callbacks.BackupAndRestore(str(tmp_path / "backup"))
-        return backup, *more, ADMM("l1", 0.1, 2, rho=0.1, every=3, pattern=pattern)
+        return ADMM("l1", 0.1, 2, rho=0.1, every=3, pattern=pattern), *more, backup
 
     whole, again = make_model(), make_model()
-    fit(whole, callbacks()[-1], epochs=3)
+    fit(whole, callbacks()[0], epochs=3)
     with pytest.raises(KeyboardInterrupt):
-        fit(again, *callbacks(Die(1)), epochs=3)
+        fit(again, *callbacks(die), epochs=3)
     again = make_model()
     history = fit(again, *callbacks(), epochs=3)
     assert len(history["sparsity"]) == 2

@@ -156,3 +156,10 @@ def test_changelog_and_citation_name_the_version_of_the_package():
     citation = (ROOT / "CITATION.cff").read_text()
     assert newest[1] == kh.__version__
     assert f"\nversion: {newest[1]}\ndate-released: {newest[2]}\n" in citation
+
+
+@pytest.mark.benchmark
+def test_the_tables_of_group_penalties_are_made_from_the_committed_lines():
+    import group_glm
+
+    assert group_glm.tables() in (DOCS / "which_groups_matter.md").read_text()

@@ -140,6 +140,13 @@ def test_a_path_goes_from_strong_to_weak_and_ends_in_good_minima(penalty):
         np.testing.assert_allclose(path[-1].coef_, alone.coef_, atol=1e-5)
 
 
+def test_a_path_refuses_strengths_that_are_not_positive():
+    x, y, groups = data_of("gaussian", SHAPES["narrow"])
+    for strengths in ([0.1, -1.0], [0.0]):
+        with pytest.raises(ValueError, match="argument `strength`"):
+            group_path(x, y, strengths, groups=groups)
+
+
 def test_the_first_of_a_path_leaves_no_group_and_the_next_does():
     x, y, groups = data_of("binomial", SHAPES["wide"])
     path = group_path(x, y, n_strengths=3, shortest=0.5, family="binomial", groups=groups)

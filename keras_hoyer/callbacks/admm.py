@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,8 @@ from keras_hoyer.patterns import Pattern, Unstructured
 from keras_hoyer.plain import LayerSelection
 from keras_hoyer.regularizers import pull
 
-_NAME = "keras_hoyer_admm.npz"
+# Two files by turns, since a kill may come between one of them and Keras' own.
+_NAMES = ("keras_hoyer_admm_0.npz", "keras_hoyer_admm_1.npz")
 # Where `rho` is chosen by itself: of the strength, so that weights below 1/30 become zero at first,
 # as fits kernels in their usual range; and of the concavity of the penalty.
 _SHARE, _MARGIN = 30.0, 2.0
@@ -43,8 +45,9 @@ class _State:
     split: Pieces
     dual: Pieces
 
-    def save(self, path: Path) -> None:
-        """Writes the state, beside and then into place."""
+    def save(self, files: Sequence[Path]) -> None:
+        """Writes the state, beside and then into place; that of the epoch before stays."""
+        path = files[self.epoch % len(files)]
         path.parent.mkdir(parents=True, exist_ok=True)
         header = json.dumps({"epoch": self.epoch, "rho": self.rho})
         arrays: dict[str, Any] = {"header": np.frombuffer(header.encode(), np.uint8)}
@@ -55,10 +58,19 @@ class _State:
         os.replace(temporary, path)
 
     @classmethod
-    def load(cls, path: Path, epoch: int, like: Pieces) -> "_State | None":
+    def load(cls, files: Sequence[Path], epoch: int, like: Pieces) -> "_State | None":
         """The state of a training that goes on at `epoch`; `None` if that is another one."""
-        if epoch == 0 or not path.is_file():
-            return None
+        # At worst that of the epoch before, if Keras' file was written and ours was not yet.
+        for last in (epoch, epoch - 1) if epoch else ():
+            path = files[last % len(files)]
+            state = cls._read(path, like) if path.is_file() else None
+            if state is not None and state.epoch == last:
+                return state
+        return None
+
+    @classmethod
+    def _read(cls, path: Path, like: Pieces) -> "_State | None":
+        """The state in a file; `None` if that is of other kernels."""
         with np.load(path, allow_pickle=False) as stored:
             header = json.loads(stored["header"].tobytes())
             found: dict[str, Pieces] = {
@@ -66,9 +78,7 @@ class _State:
                 for name in ("split", "dual")
             }
         shapes = [tuple(piece.shape) for piece in like]
-        same = all([piece.shape for piece in pieces] == shapes for pieces in found.values())
-        # A kill may come between this file and Keras' own.
-        if not same or abs(header["epoch"] - epoch) > 1:
+        if not all([piece.shape for piece in pieces] == shapes for pieces in found.values()):
             return None
         if not isinstance(like[0], np.ndarray):
             found = {name: list(map(ops.convert_to_tensor, found[name])) for name in found}
@@ -90,8 +100,8 @@ class ADMM(ShrinkingCallback):
     zeros are handed over: if it does not, let `rho` grow.
 
     Training that stops and goes on: with `keras.callbacks.BackupAndRestore` beside this callback,
-    the split and the dual variable are kept in the same folder; two calls of `fit` with the same
-    callback are like one.
+    the split and the dual variable are kept in the same folder; put it behind this one, so that a
+    kill between the two loses nothing. Two calls of `fit` with the same callback are like one.
 
     Source: Boyd et al., "Distributed optimization and statistical learning via ADMM" (2011); for
     group selection, Ke, Shin, Lou and Ahn (2024); for networks, Zhang et al., "A systematic DNN
@@ -168,7 +178,7 @@ class ADMM(ShrinkingCallback):
     def on_train_begin(self, logs: Logs = None) -> None:
         """Checks what can be checked before time is spent."""
         super().on_train_begin(logs)
-        self._file = file_beside_backup(_NAME)
+        self._files = [file for name in _NAMES if (file := file_beside_backup(name))]
 
     def begin(self, epoch: int) -> None:
         """Goes on with what was kept, or begins at the weights."""
@@ -177,8 +187,8 @@ class ADMM(ShrinkingCallback):
         kept = self._kept
         if kept is not None and (kept.epoch != epoch or not _same(kept.variables, variables)):
             kept = None
-        if self._file is not None:
-            kept = _State.load(self._file, epoch, pieces) or kept
+        if self._files:
+            kept = _State.load(self._files, epoch, pieces) or kept
         self._pulls = pull.Pulls(self.model, self._splits.kernels, self._splits.counts)
         if kept is None:
             split = self._splits.shrink(pieces, self.strength / self.rho)
@@ -210,8 +220,8 @@ class ADMM(ShrinkingCallback):
         if not self._running:
             return
         self._state.epoch = epoch + 1
-        if self._file is not None:
-            self._state.save(self._file)
+        if self._files:
+            self._state.save(self._files)
         if logs is not None:
             logs["split_sparsity"], logs["residual"] = self._look()
 
