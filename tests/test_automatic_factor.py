@@ -61,12 +61,13 @@ def test_the_course_comes_to_the_aim_where_the_number_falls_as_it_supposes(
 ):
     total, steps = 40 * aim, 500
     rates = [(1 + math.cos(math.pi * e / epochs)) / 2 if decays else 1.0 for e in range(epochs)]
-    factor = first_factor(aim, total, steps * sum(rates))
-    needed = (1 / aim - 1 / total) / (sum(rates) * factor**0.5)  # at which the first factor is it
+    factor = first_factor(aim, total, steps, rates)
+    # The pace at which the first factor is the right one.
+    needed = (1 / aim - 1 / total) / sum((factor * rate) ** 0.5 for rate in rates)
     effective = total
     course = Course(factor, effective, steps)
     for epoch in range(epochs):
-        growth = speed * needed * rates[epoch] * course.factor**0.5
+        growth = speed * needed * (rates[epoch] * course.factor) ** 0.5
         effective = 1 / (1 / effective + growth)
         course.follow(effective, aim, rates[epoch:])
     assert effective == pytest.approx(aim, rel=0.05)
