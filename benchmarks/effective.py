@@ -72,7 +72,7 @@ PLANS = {
     "digits": lambda: plan("digits", QUICK, ("HoyerSquare",)),
     "digits_others": lambda: plan("digits_others", QUICK, OTHERS, (0,)),
     "mnist": lambda: plan("mnist", ("lenet-300-100",), tuple(FACTORS)),
-    "convolutions": lambda: plan("convolutions", ("residual", "lenet-5"), tuple(FACTORS), (0,)),
+    "convolutions": lambda: plan("convolutions", ("residual", "lenet-5"), tuple(FACTORS), (0, 1)),
 }
 
 

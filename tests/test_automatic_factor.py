@@ -12,6 +12,7 @@ from keras import layers
 
 import keras_hoyer as kh
 from keras_hoyer.callbacks.course import Course, first_factor
+from keras_hoyer.callbacks.steering import Amount
 
 BACKEND = keras.backend.backend()
 NINE_TENTHS = kh.criteria.TargetSparsity(0.9)
@@ -71,6 +72,11 @@ def test_the_course_comes_to_the_aim_where_the_number_falls_as_it_supposes(
         effective = 1 / (1 / effective + growth)
         course.follow(effective, aim, rates[epoch:])
     assert effective == pytest.approx(aim, rel=0.05)
+
+
+def test_where_few_stay_the_cut_comes_nearer_to_the_effective_number():
+    assert Amount(effective=1.0, kept=2400, units=100_000).aim == 400
+    assert Amount(effective=1.0, kept=800, units=100_000).aim == 200
 
 
 def test_the_effective_number_comes_to_a_share_of_what_is_to_stay():

@@ -31,11 +31,10 @@ from keras_hoyer.criteria.effective import effective_number
 from keras_hoyer.units import ModelUnits
 from keras_hoyer.weights import Weight, refresh_compiled
 
-# How many times the effective number of units a cut should keep: a little less than
-# `EffectiveNumber` keeps, since fine-tuning brings back what that costs, and less of what a
-# stronger penalty costs. This costs the more, the fewer units stay: where they are less than `_FEW`
-# of all, the cut may come nearer to the number.
-_RATIO, _RATIO_OF_FEW, _FEW = 5.0, 4.0, 0.01
+# How many times the effective number of units a cut should keep: as `EffectiveNumber` does. What
+# the penalty itself costs grows as fewer units stay, and fine-tuning brings less of that back than
+# of what the cut costs: where they are less than `_FEW` of all, the cut comes nearer to the number.
+_RATIO, _RATIO_OF_FEW, _FEW = 6.0, 4.0, 0.01
 
 # Under what share of that ratio the cut comes too early.
 _EARLY = 0.8
