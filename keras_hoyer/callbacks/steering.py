@@ -37,7 +37,7 @@ from keras_hoyer.weights import Weight, refresh_compiled
 _RATIO, _RATIO_OF_FEW, _FEW = 6.0, 4.0, 0.01
 
 # Under what share of that ratio the cut comes too early.
-_EARLY = 0.8
+_EARLY = 2 / 3
 
 # Steps of an epoch, where nobody knows.
 _STEPS = 500
