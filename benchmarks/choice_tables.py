@@ -98,9 +98,9 @@ def one_factor_section(lines: Sequence[Line]) -> list[str]:
     """What one factor for all costs against the best of six, each setting by itself."""
     text = [
         "`KERAS_BACKEND=jax python benchmarks/penalties.py --plan one_factor`: three scales of the "
-        "initial kernels (0.5, 1, 2), two learning rates (0.001, 0.004), cuts to 20% and 5% of the "
-        "weights, one seed. A loss is the validation accuracy after fine-tuning of the best of six "
-        "factors, 1e-5 to 3e-3, less that of the factor in question.",
+        "initial kernels (0.5, 1, 2), two learning rates (0.001, 0.004), a cut to 10% of the "
+        "weights, one seed; short trainings. A loss is the validation accuracy after fine-tuning "
+        "of the best of six factors, 1e-5 to 3e-3, less that of the factor in question.",
         "",
     ]
     chosen = [line for line in lines if line["plan"] == "one_factor"]
@@ -167,7 +167,7 @@ def penalties_section(lines: Sequence[Line]) -> list[str]:
         "`KERAS_BACKEND=jax python benchmarks/penalties.py --plan penalties_table`: right after "
         "the cut / after fine-tuning, validation accuracy in %, mean over the seeds. A "
         "penalty's best factor, of six, is that of the highest mean after fine-tuning, for each "
-        "net and share.",
+        "net.",
         "",
     ]
     chosen = [line for line in lines if line["plan"] == "penalties_table"]
