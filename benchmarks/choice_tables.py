@@ -74,6 +74,13 @@ def effective_section(lines: Sequence[Line]) -> list[str]:
     ]
     cuts = [{**line, **cut} for line in lines for cut in line["cuts"]]
     ratios = sorted({cut["ratio"] for cut in cuts})
+    told = [
+        f"{NAMES[penalty]}: {sum(lost(cut) <= 0.5 for cut in some)} of {len(some)}"
+        for penalty, some in grouped(
+            (cut for cut in cuts if cut["ratio"] == ratios[-1]), lambda cut: cut["penalty"]
+        )
+    ]
+    text += [f"At the default, ratio {ratios[-1]:g}: {'; '.join(told)}.", ""] if told else []
     rows = []
     for (penalty, scope), some in grouped(cuts, lambda cut: (cut["penalty"], cut["scope"])):
         for net, group in [*grouped(some, lambda cut: cut["net"]), ("all", some)]:
@@ -105,8 +112,11 @@ def one_factor_section(lines: Sequence[Line]) -> list[str]:
     ]
     chosen = [line for line in lines if line["plan"] == "one_factor"]
     rows, told = [], []
+    measured = defaultdict(set)
+    for line in chosen:
+        measured[line["penalty"]].add(line["net"])
     for penalty, some in grouped(chosen, lambda line: line["penalty"]):
-        losses = losses_of(some)
+        losses = losses_of(x for x in some if all(x["net"] in nets for nets in measured.values()))
         best = min(losses, key=lambda factor: np.mean(list(losses[factor].values())))
         told.append(
             f"{NAMES[penalty]}: {DEFAULT:g} for all loses {told_losses(losses[DEFAULT].values())}; "
@@ -123,6 +133,7 @@ def one_factor_section(lines: Sequence[Line]) -> list[str]:
         return [*text, *table([], [])]
     factors = sorted({line["factor"] for line in chosen})
     header = ["penalty", "net", *(f"{factor:g}" for factor in factors), "best factors"]
+    told.append("Both on the nets that have both")
     tale = "Mean and worst loss in points, by factor; at the end the range of the best factors."
     return [*text, f"{'. '.join(told)}.", "", tale, "", *table(header, rows)]
 
