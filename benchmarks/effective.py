@@ -1,4 +1,4 @@
-"""How many times the effective number must a cut keep? Six nets, before any fine-tuning.
+"""How many times the effective number must a cut keep? Before any fine-tuning.
 
     KERAS_BACKEND=jax python benchmarks/effective.py --plan digits
     KERAS_BACKEND=jax python benchmarks/effective.py --plan mnist --data mnist.npz
@@ -6,23 +6,22 @@
 A net is trained once with a penalty on its kernels, or without one, by Adam with a learning rate
 that decays to 0, and is then cut by `criteria.EffectiveNumber` at several ratios, each time anew:
 its weights, or with a group penalty its coupled channels. Accuracies are of images that are held
-out. A line is appended to the results for each net that was trained.
+out. A line is appended to the results for each net that was trained; those that differ in factor
+and seed alone are trained side by side.
 """
 
-import argparse
 import dataclasses
 import itertools
-import time
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import keras
-from kit.machine import describe_machine
-from kit.results import FOLDER, append, done_before
-from kit.small_nets import NETS, Data, load
-from scores import accuracy, compile_with
+from kit.many import Member, set_state, state_of, train_many
+from kit.plan_loop import make_together, plan_options
+from kit.small_nets import NETS, load
+from kit.training import Data, accuracy
 
 import keras_hoyer as kh
 
@@ -55,70 +54,76 @@ FACTORS = {
     "GroupLasso": (1e-4, 3e-4, 1e-3, 3e-3),
 }
 COUPLED = ("GroupHoyerSquare", "GroupLasso")
-DIGITS = tuple(name for name, net in NETS.items() if net.data == "digits")
-MNIST = tuple(name for name, net in NETS.items() if net.data == "mnist")
+# Convolutions take long where many nets are trained side by side.
+QUICK = tuple(name for name, net in NETS.items() if net.data == "digits" and name != "residual")
 
 
-def plan(name: str, nets: Sequence[str], penalties: Sequence[str]) -> Iterator[Run]:
-    """Each penalty at four factors, first of all Hoyer-Square."""
-    for penalty, seed, net in itertools.product(penalties, (0, 1, 2), nets):
+def plan(
+    name: str, nets: Sequence[str], penalties: Sequence[str], seeds: Sequence[int] = (0, 1, 2)
+) -> Iterator[Run]:
+    """Each penalty at four factors."""
+    for penalty, net, seed in itertools.product(penalties, nets, seeds):
         for factor in FACTORS[penalty]:
             yield Run(net, penalty, factor, seed, name)
 
 
+OTHERS = ("none", "L1", "GroupHoyerSquare", "GroupLasso")
 PLANS = {
-    "digits": lambda: plan("digits", DIGITS, tuple(FACTORS)),
-    "mnist": lambda: plan("mnist", MNIST, ("HoyerSquare", "none")),
-    "mnist_others": lambda: plan("mnist_others", MNIST, ("L1", *COUPLED)),
+    "digits": lambda: plan("digits", QUICK, ("HoyerSquare",)),
+    "digits_others": lambda: plan("digits_others", QUICK, OTHERS, (0,)),
+    "mnist": lambda: plan("mnist", ("lenet-300-100",), tuple(FACTORS)),
+    "convolutions": lambda: plan("convolutions", ("residual", "lenet-5"), tuple(FACTORS), (0, 1)),
 }
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the runs of a plan that have no line yet."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", choices=list(PLANS), default="digits")
-    parser.add_argument("--data", type=Path, help="an mnist.npz; default: what Keras downloads")
-    parser.add_argument("--out", type=Path, default=FOLDER / "effective.jsonl")
-    options = parser.parse_args(arguments)
+    options = plan_options(__doc__, PLANS, "effective.jsonl", arguments)
     warnings.filterwarnings("ignore", "No cut can reach")
-    done = done_before(options.out, Run)
-    for todo in PLANS[options.plan]():
-        if todo not in done:
-            result = {
-                **run(todo, load(NETS[todo.net], options.data)),
-                "machine": describe_machine(),
-            }
-            append(options.out, {**dataclasses.asdict(todo), **result})
-            print(todo, result, flush=True)
+    make_together(
+        PLANS[options.plan](),
+        options.out,
+        lambda runs: run(runs, options.data),
+        lambda todo: (todo.net, todo.penalty),
+    )
 
 
-def run(todo: Run, data: Data) -> dict[str, Any]:
-    """Accuracy before the cut, and right after it for each ratio and scope."""
-    x, y, x_val, y_val = data
-    net = NETS[todo.net]
-    start = time.time()
-    keras.utils.set_random_seed(todo.seed)
+def run(runs: Sequence[Run], mnist: Path | None) -> list[dict[str, Any]]:
+    """Trains nets that differ in factor and seed; what cuts of each cost."""
+    net = NETS[runs[0].net]
+    data = load(net, mnist)
     model = net.make()
-    coupled = todo.penalty in COUPLED
-    if todo.penalty != "none":
-        penalty = getattr(kh, todo.penalty)(todo.factor)
+    coupled = runs[0].penalty in COUPLED
+    members = []
+    for todo in runs:
+        keras.utils.set_random_seed(todo.seed)
+        members.append(Member(state_of(net.make()), todo.factor, 2e-3, todo.seed))
+    if runs[0].penalty != "none":
+        penalty = getattr(kh, runs[0].penalty)(1.0)
         kh.regularize(model, penalty, groups="coupled" if coupled else None)
-    steps = net.epochs * -(-len(x) // net.batch)
-    compile_with(model, keras.optimizers.schedules.CosineDecay(2e-3, steps))
-    model.fit(x, y, batch_size=net.batch, epochs=net.epochs, verbose=0)
+    ends = train_many(model, members, *data[:2], net.epochs, net.batch)
     kh.strip(model)
-    weights, before = model.get_weights(), accuracy(model, x_val, y_val)
+    results = []
+    for end in ends:
+        set_state(model, end)
+        results.append(cuts_of(model, data, coupled))
+    return results
+
+
+def cuts_of(model: keras.Model, data: Data, coupled: bool) -> dict[str, Any]:
+    """Accuracy before the cut, and right after it for each ratio and scope."""
+    images = data[2:]
+    weights, before = model.get_weights(), accuracy(model, *images)
     pattern = kh.patterns.Channel() if coupled else kh.patterns.Unstructured()
     total = kh.report(model).total
     cuts = []
     for scope, ratio in itertools.product(("global", "layer")[: 1 + coupled], RATIOS):
         model.set_weights(weights)
         left = kh.prune(model, kh.criteria.EffectiveNumber(ratio, scope), pattern).nonzero
-        after = accuracy(model, x_val, y_val)
+        after = accuracy(model, *images)
         kh.strip(model)
         cuts.append({"scope": scope, "ratio": ratio, "left": left / total, "after_cut": after})
-    seconds = time.time() - start
-    return {"total": total, "before": before, "cuts": cuts, "seconds": seconds}
+    return {"total": total, "before": before, "cuts": cuts}
 
 
 if __name__ == "__main__":

@@ -9,20 +9,16 @@ training images that are held out. A line is appended to the results for each cu
 has a line is not made again.
 """
 
-import argparse
 import dataclasses
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
-import numpy as np
-from kit.machine import describe_machine
 from kit.nets import KERNELS, MLP, lenet
-from kit.results import FOLDER, append, done_before
-from scores import accuracy, compile_with, load_data, train
+from kit.plan_loop import make_runs, plan_options
+from kit.training import Data, accuracy, compile_with, load_mnist, train
 
 import keras_hoyer as kh
 
@@ -68,22 +64,13 @@ PLANS = {"automatic": plan_automatic, "automatic_short": plan_automatic_short}
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the cuts of a plan that have no line yet."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", choices=list(PLANS), default="automatic")
-    parser.add_argument("--data", type=Path, help="default: what Keras downloads")
-    parser.add_argument("--out", type=Path, default=FOLDER / "factors.jsonl")
-    options = parser.parse_args(arguments)
-    data = load_data(options.data)
-    trained: dict[tuple, list[np.ndarray]] = {}
-    done = done_before(options.out, Cut)
-    for cut in PLANS[options.plan]():
-        if cut not in done:
-            result = {**run(cut, data, trained), "machine": describe_machine()}
-            append(options.out, {**dataclasses.asdict(cut), **result})
-            print(cut, result, flush=True)
+    options = plan_options(__doc__, PLANS, "factors.jsonl", arguments)
+    data = load_mnist(options.data)
+    trained: dict[tuple, Any] = {}
+    make_runs(PLANS[options.plan](), options.out, lambda cut: run(cut, data, trained))
 
 
-def run(cut: Cut, data: tuple[np.ndarray, ...], trained: dict[tuple, Any]) -> dict[str, Any]:
+def run(cut: Cut, data: Data, trained: dict[tuple, Any]) -> dict[str, Any]:
     """Accuracies before the cut, right after it and after fine-tuning."""
     x, y, x_val, y_val = data
     dense, sparse, fine = cut.epochs

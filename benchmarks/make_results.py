@@ -10,6 +10,13 @@ from pathlib import Path
 
 import matplotlib as mpl
 import numpy as np
+from choice_tables import (
+    effective_section,
+    factors_section,
+    latency_section,
+    one_factor_section,
+    penalties_section,
+)
 from kit import results
 from kit.results import FOLDER
 from kit.tables import table
@@ -382,6 +389,16 @@ SUMMARY = [
 ]
 
 
+# Sections of the appendix, and the results that they are made from.
+CHOICES = {
+    "The automatic factor": (factors_section, "factors.jsonl"),
+    "Cuts to a multiple of the effective number": (effective_section, "effective.jsonl"),
+    "One factor for all": (one_factor_section, "penalties.jsonl"),
+    "Which penalty to take": (penalties_section, "penalties.jsonl"),
+    "`TargetLatency`": (latency_section, "target_latency.jsonl"),
+}
+
+
 def hub_table(summary: dict) -> list[str]:
     """What became of KerasHub's tiny models: how many reach the bar, and a line for each."""
     lines = summary["models"]
@@ -498,6 +515,19 @@ def page() -> str:
     lines += hub_table(hub)
     lines += ["## The automatic choice, seed by seed", ""]
     lines += automatic_table(runs)
+    penalties = read_lines("penalties.jsonl")
+    for title, section, rows in (
+        ("The automatic factor", factors_section, read_lines("factors.jsonl")),
+        (
+            "Cuts to a multiple of the effective number",
+            effective_section,
+            read_lines("effective.jsonl"),
+        ),
+        ("One factor for all", one_factor_section, penalties),
+        ("Which penalty to take", penalties_section, penalties),
+        ("`TargetLatency`", latency_section, read_lines("target_latency.jsonl")),
+    ):
+        lines += [f"## {title}", "", *section(rows)]
     return "\n".join(lines).rstrip() + "\n"
 
 

@@ -9,24 +9,21 @@ All of it learns labels. Accuracies are those of 5,000 training images that are 
 appended to the results for each cut, and a cut that has a line is not made again.
 """
 
-import argparse
 import dataclasses
 import functools
 import itertools
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import keras
 import numpy as np
-from kit.machine import describe_machine
 from kit.nets import KERNELS, MLP, lenet
-from kit.results import FOLDER, append, done_before
+from kit.plan_loop import make_runs, plan_options
+from kit.training import Data, accuracy, compile_with, load_mnist, train
 
 import keras_hoyer as kh
 
-HOLDOUT = 5000
 LOOKED_AT = 5000  # samples that a score sees
 
 
@@ -71,34 +68,13 @@ PLANS = {
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Makes the cuts of a plan that have no line yet."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--plan", choices=list(PLANS), default="short")
-    parser.add_argument("--data", type=Path, help="default: what Keras downloads")
-    parser.add_argument("--out", type=Path, default=FOLDER / "scores.jsonl")
-    options = parser.parse_args(arguments)
-    data = load_data(options.data)
-    trained: dict[tuple, list[np.ndarray]] = {}
-    done = done_before(options.out, Cut)
-    for cut in PLANS[options.plan]():
-        if cut not in done:
-            result = run(cut, data, trained)
-            machine = {"backend": keras.backend.backend(), "machine": describe_machine()}
-            append(options.out, {**dataclasses.asdict(cut), **result, **machine})
-            print(cut, result, flush=True)
+    options = plan_options(__doc__, PLANS, "scores.jsonl", arguments)
+    data = load_mnist(options.data)
+    trained: dict[tuple, Any] = {}
+    make_runs(PLANS[options.plan](), options.out, lambda cut: run(cut, data, trained))
 
 
-def load_data(file: Path | None) -> tuple[np.ndarray, ...]:
-    """Images in [0, 1] and labels to train on, and those that are held out."""
-    if file is None:
-        (x, y), _ = keras.datasets.mnist.load_data()
-    else:
-        with np.load(file) as stored:
-            x, y = stored["x_train"], stored["y_train"]
-    x = x.reshape(-1, 784).astype("float32") / 255
-    return x[:-HOLDOUT], y[:-HOLDOUT], x[-HOLDOUT:], y[-HOLDOUT:]
-
-
-def run(cut: Cut, data: tuple[np.ndarray, ...], trained: dict[tuple, Any]) -> dict[str, Any]:
+def run(cut: Cut, data: Data, trained: dict[tuple, Any]) -> dict[str, Any]:
     """Accuracies before the cut, right after it and after fine-tuning."""
     x, y, x_val, y_val = data
     dense, sparse, fine = cut.epochs
@@ -138,32 +114,6 @@ def score_of(name: str, x: np.ndarray, y: np.ndarray) -> kh.scores.Score:
         "Fisher": ((x[:LOOKED_AT], y[:LOOKED_AT]),),
     }
     return getattr(kh.scores, name)(*seen.get(name, ()))
-
-
-def compile_with(model: keras.Model, rate: Any) -> None:
-    """Adam, and the loss of labels."""
-    loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    model.compile(keras.optimizers.Adam(rate), loss, metrics=["accuracy"])
-
-
-def train(
-    model: keras.Model,
-    x: np.ndarray,
-    y: np.ndarray,
-    epochs: int,
-    callbacks: Sequence[keras.callbacks.Callback] = (),
-) -> dict[str, list[float]]:
-    """Epochs of Adam with a learning rate that decays to 0; returns the logs."""
-    steps = epochs * -(-len(x) // 100)
-    compile_with(model, keras.optimizers.schedules.CosineDecay(1e-3, steps))
-    options = {"batch_size": 100, "epochs": epochs, "callbacks": list(callbacks)}
-    return model.fit(x, y, verbose=0, **options).history
-
-
-def accuracy(model: keras.Model, x: np.ndarray, y: np.ndarray) -> float:
-    """Share of the images whose label is right, in percent."""
-    outputs = model.predict(x, batch_size=1000, verbose=0)
-    return float(100 * np.mean(outputs.argmax(axis=1) == y))
 
 
 if __name__ == "__main__":

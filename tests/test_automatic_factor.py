@@ -12,6 +12,7 @@ from keras import layers
 
 import keras_hoyer as kh
 from keras_hoyer.callbacks.course import Course, first_factor
+from keras_hoyer.callbacks.steering import Amount
 
 BACKEND = keras.backend.backend()
 NINE_TENTHS = kh.criteria.TargetSparsity(0.9)
@@ -61,15 +62,21 @@ def test_the_course_comes_to_the_aim_where_the_number_falls_as_it_supposes(
 ):
     total, steps = 40 * aim, 500
     rates = [(1 + math.cos(math.pi * e / epochs)) / 2 if decays else 1.0 for e in range(epochs)]
-    factor = first_factor(aim, total, steps * sum(rates))
-    needed = (1 / aim - 1 / total) / (sum(rates) * factor**0.5)  # at which the first factor is it
+    factor = first_factor(aim, total, steps, rates)
+    # The pace at which the first factor is the right one.
+    needed = (1 / aim - 1 / total) / sum((factor * rate) ** 0.5 for rate in rates)
     effective = total
     course = Course(factor, effective, steps)
     for epoch in range(epochs):
-        growth = speed * needed * rates[epoch] * course.factor**0.5
+        growth = speed * needed * (rates[epoch] * course.factor) ** 0.5
         effective = 1 / (1 / effective + growth)
         course.follow(effective, aim, rates[epoch:])
     assert effective == pytest.approx(aim, rel=0.05)
+
+
+def test_where_few_stay_the_cut_comes_nearer_to_the_effective_number():
+    assert Amount(effective=1.0, kept=2400, units=100_000).aim == 400
+    assert Amount(effective=1.0, kept=800, units=100_000).aim == 200
 
 
 def test_the_effective_number_comes_to_a_share_of_what_is_to_stay():

@@ -1,8 +1,9 @@
+import dataclasses
 import json
 
 import numpy as np
 import pytest
-from kit import nets, processes, results, tables, turns
+from kit import nets, plan_loop, processes, results, tables, turns
 
 pytestmark = pytest.mark.benchmark
 
@@ -82,3 +83,27 @@ def test_the_nets_are_as_wide_as_they_say():
         model = nets.lenet(net)
         assert nets.live_widths(model) == widths
         assert sum(np.prod(kernel.shape) for kernel in nets.kernels_of(model)) == nets.KERNELS[net]
+
+
+@dataclasses.dataclass(frozen=True)
+class Run:
+    net: str
+    seed: int
+
+
+def test_a_plan_makes_the_runs_that_have_no_line_group_by_group(tmp_path):
+    made = []
+
+    def make(runs):
+        made.append([(run.net, run.seed) for run in runs])
+        return [{"result": 10 * run.seed} for run in runs]
+
+    plan = [Run(net, seed) for seed in (0, 1) for net in "ab"]
+    out = tmp_path / "results.jsonl"
+    results.append(out, {"net": "a", "seed": 0, "result": 0})
+    for _ in range(2):
+        plan_loop.make_together(plan, out, make, lambda run: run.net)
+    assert made == [[("a", 1)], [("b", 0), ("b", 1)]]
+    assert [line["result"] for line in results.read_lines(out)] == [0, 10, 0, 10]
+    plan_loop.make_runs([*plan, Run("c", 3)], out, lambda run: {"result": run.net})
+    assert results.read_lines(out)[-1]["result"] == "c" and len(results.read_lines(out)) == 5

@@ -1,6 +1,7 @@
 import dataclasses
 from pathlib import Path
 
+import choice_tables
 import make_results
 import plans
 import pytest
@@ -145,3 +146,27 @@ def test_models_of_kerashub_are_counted_by_what_they_lose_and_whether_they_are_r
     assert "1 lose" in text
     assert "1 stay of" in text
     assert "error in 'shrink'" in rows[-2]
+
+
+def test_the_automatic_factor_is_compared_with_the_best_of_the_fixed_ones():
+    line = {"plan": "automatic", "keep": 10, "epochs": [1, 2, 3], "effective": 2.0, "before": 90.0}
+    lines = [
+        {**line, "factor": factor, "seed": seed, "after_cut": 50.0, "validation": value + seed}
+        for factor, value in (("auto", 80.0), (1e-4, 70.0), (1e-3, 85.0))
+        for seed in (0, 1)
+    ]
+    [text, _] = choice_tables.automatic_against_fixed(lines)
+    assert "80.50 ± 0.71 fine-tuned, the best of 2 factors (0.001) 50.0 ± 0.0 and 85.50" in text
+
+
+def test_a_factor_loses_what_the_best_of_its_own_setting_has_more():
+    line = {"net": "mlp", "penalty": "L1", "rate": 0.1, "keep": 0.1, "seed": 0}
+    values = {1.0: {1e-4: 90.0, 1e-3: 92.0}, 2.0: {1e-4: 80.0, 1e-3: 70.0}}
+    lines = [
+        {**line, "scale": scale, "factor": factor, "validation": value}
+        for scale, some in values.items()
+        for factor, value in some.items()
+    ]
+    losses = choice_tables.losses_of(lines)
+    assert [list(losses[factor].values()) for factor in (1e-4, 1e-3)] == [[2.0, 0.0], [0.0, 10.0]]
+    assert choice_tables.best_factors(lines) == "0.0001 to 0.001"

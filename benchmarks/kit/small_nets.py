@@ -1,4 +1,4 @@
-"""Six nets of different kinds that are trained in seconds or minutes on a processor."""
+"""Nets of different kinds that are trained in seconds or minutes on a processor."""
 
 import dataclasses
 from collections.abc import Callable
@@ -8,11 +8,9 @@ import keras
 import numpy as np
 
 from kit.nets import CNN, MLP, lenet
+from kit.training import Data, load_mnist
 
 layers = keras.layers
-
-# Images in [0, 1] and labels to train on, and those that are held out.
-Data = tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -20,6 +18,7 @@ class SmallNet:
     """A net, and what it is trained on.
 
     Attributes:
+        title: What it is, in words.
         make: Builds it.
         data: `"digits"`, the 8 x 8 digits of scikit-learn, or `"mnist"`.
         shape: Shape of an image as it takes it.
@@ -27,6 +26,7 @@ class SmallNet:
         batch: Number of images of a step.
     """
 
+    title: str
     make: Callable[[], keras.Model]
     data: str
     shape: tuple[int, ...]
@@ -40,6 +40,13 @@ def mlp() -> keras.Model:
     return keras.Sequential([keras.Input((64,)), *body])
 
 
+def cnn() -> keras.Model:
+    """Two convolutions with strides, of 16 and 32 filters, and two dense layers."""
+    body = [layers.Conv2D(width, 3, 2, "same", activation="relu") for width in (16, 32)]
+    body += [layers.Flatten(), layers.Dense(64, "relu"), layers.Dense(10)]
+    return keras.Sequential([keras.Input((8, 8, 1)), *body])
+
+
 def residual() -> keras.Model:
     """Two residual blocks of 16 and 32 channels with BatchNormalization."""
     images = keras.Input((8, 8, 1))
@@ -50,6 +57,16 @@ def residual() -> keras.Model:
             x = layers.Conv2D(width, 1, strides)(x)
         x = layers.ReLU()(layers.Add()([x, y]))
     return keras.Model(images, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
+
+
+def residual_mlp() -> keras.Model:
+    """Three residual blocks of two dense layers with BatchNormalization, 64 wide."""
+    images = keras.Input((64,))
+    x = images
+    for _ in range(3):
+        y = layers.Dense(64, "relu")(layers.BatchNormalization()(x))
+        x = layers.Add()([x, layers.Dense(64)(y)])
+    return keras.Model(images, layers.Dense(10)(layers.BatchNormalization()(x)))
 
 
 def lstm() -> keras.Model:
@@ -82,30 +99,35 @@ def _convolved(
     return layers.Activation(activation)(x) if activation else x
 
 
+def _digits(
+    title: str, make: Callable[[], keras.Model], shape: tuple[int, ...], epochs: int
+) -> SmallNet:
+    return SmallNet(title, make, "digits", shape, epochs, 32)
+
+
 NETS = {
-    "mlp": SmallNet(mlp, "digits", (64,), 60, 32),
-    "residual": SmallNet(residual, "digits", (8, 8, 1), 40, 32),
-    "lstm": SmallNet(lstm, "digits", (8, 8), 60, 32),
-    "transformer": SmallNet(transformer, "digits", (8, 8), 60, 32),
-    "lenet-300-100": SmallNet(lambda: lenet(MLP), "mnist", (784,), 30, 100),
-    "lenet-5": SmallNet(lambda: lenet(CNN), "mnist", (28, 28, 1), 14, 100),
+    "mlp": _digits("MLP 64-128-64-10, digits", mlp, (64,), 60),
+    "cnn": _digits("CNN 16-32-64, digits", cnn, (8, 8, 1), 40),
+    "residual": _digits("residual CNN, digits", residual, (8, 8, 1), 40),
+    "residual_mlp": _digits("residual MLP, digits", residual_mlp, (64,), 40),
+    "lstm": _digits("LSTM 48, rows of digits", lstm, (8, 8), 60),
+    "transformer": _digits("transformer block, rows of digits", transformer, (8, 8), 60),
+    "lenet-300-100": SmallNet(
+        "LeNet-300-100, 12,000 images", lambda: lenet(MLP), "mnist", (784,), 30, 100
+    ),
+    "lenet-5": SmallNet(
+        "LeNet-5, 12,000 images", lambda: lenet(CNN), "mnist", (28, 28, 1), 14, 100
+    ),
 }
 
 
 def load(net: SmallNet, mnist: Path | None) -> Data:
     """What a net is trained on: 1,347 digits or 12,000 images of MNIST, and others to validate."""
-    if net.data == "digits":
-        from sklearn.datasets import load_digits
+    if net.data == "mnist":
+        return load_mnist(mnist, 17_000, 5_000, net.shape)
+    from sklearn.datasets import load_digits
 
-        x, y = load_digits(return_X_y=True)
-        order = np.random.default_rng(0).permutation(len(x))
-        x, y, held = x[order] / 16, y[order], 450
-    else:
-        if mnist is None:
-            (x, y), _ = keras.datasets.mnist.load_data()
-        else:
-            with np.load(mnist) as stored:
-                x, y = stored["x_train"], stored["y_train"]
-        x, y, held = x[-17_000:] / 255, y[-17_000:], 5_000
-    x = x.reshape(-1, *net.shape).astype("float32")
+    x, y = load_digits(return_X_y=True)
+    order = np.random.default_rng(0).permutation(len(x))
+    x, y, held = x[order].reshape(-1, *net.shape).astype("float32") / 16, y[order], 450
     return x[:-held], y[:-held], x[-held:], y[-held:]

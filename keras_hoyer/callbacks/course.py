@@ -1,7 +1,7 @@
 """How strong a penalty has to be for its effective number to come to an aim in time: numbers alone.
 
 While a net trains with the factor `f` of Hoyer-Square at a learning rate `r`, the inverse `1 / E`
-of the effective number grows by about `r * sqrt(f)` an epoch, times a number that depends on the
+of the effective number grows by about `sqrt(f * r)` an epoch, times a number that depends on the
 net and its task. That is measured on the way, and tells the factor for the epochs that are left.
 """
 
@@ -10,8 +10,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
-# `E * sqrt(f) * steps` came to 160 to 290 times the root of the number of units, with MLPs, CNNs
-# and an LSTM of 17,000 to 266,000 weights that were trained with Adam.
+# `E * sqrt(f) * steps` came to 160 to 300 times the root of the number of units, with MLPs, CNNs
+# and an LSTM of 11,000 to 266,000 weights that were trained with Adam, and to 470 times with a
+# transformer; the steps of an epoch count as the root of its learning rate does.
 _DRIVE = 200.0
 
 # The factor begins no higher than the first, and rises to no more than so many times what it began
@@ -26,15 +27,16 @@ _MOST, _STEPS = 1.4, 250
 _MEMORY = 0.8
 
 
-def first_factor(aim: float, units: int, steps: float) -> float:
+def first_factor(aim: float, units: int, steps: int, rates: Sequence[float]) -> float:
     """The factor to begin with.
 
     Args:
         aim: What the effective number should come to.
         units: Number of all units.
-        steps: Number of steps that are left, at the highest learning rate.
+        steps: Number of steps of an epoch.
+        rates: Learning rates of the epochs that are left, the highest being 1.
     """
-    root = _DRIVE * math.sqrt(units) / (max(aim, 1.0) * max(steps, 1.0))
+    root = _DRIVE * math.sqrt(units) / (max(aim, 1.0) * max(steps * _drive(rates), 1.0))
     return float(min(_HIGHEST, root**2))
 
 
@@ -67,7 +69,7 @@ class Course:
         if self._first:  # a net that was dense, or is new, goes at another pace
             self._first, self._inverse = False, _inverse(effective)
             return self.factor
-        self._driven = _MEMORY * self._driven + math.sqrt(self.factor) * rate
+        self._driven = _MEMORY * self._driven + math.sqrt(self.factor * rate)
         self._gained = _MEMORY * self._gained + _inverse(effective) - self._inverse
         self._inverse = _inverse(effective)
         if left:
@@ -82,8 +84,13 @@ class Course:
             return 1 / most
         if self._gained <= 0 or sum(left) <= 0:
             return most
-        root = self._driven / self._gained * need / sum(left)
+        root = self._driven / self._gained * need / _drive(left)
         return float(np.clip(root**2 / self.factor, 1 / most, most))
+
+
+def _drive(rates: Sequence[float]) -> float:
+    """How far epochs at these learning rates go, at a factor of 1."""
+    return sum(map(math.sqrt, rates))
 
 
 def _inverse(effective: float) -> float:

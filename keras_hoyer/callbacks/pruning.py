@@ -35,10 +35,10 @@ class Pruning(CuttingCallback):
     stands in the list, this callback is called before the others.
 
     It sets the factor of the Hoyer penalties that were made with `factor="auto"`: such that their
-    effective number comes to a fifth of what the criterion keeps by the last cut. The first epochs
-    show how far a factor brings it, and each further one sets it anew, the learning rates that a
-    schedule plans counted in; a warning says if the cut came too early all the same. Epoch logs get
-    `effective_number` and `factor` until then.
+    effective number comes to a sixth of what the criterion keeps by the last cut, or to a quarter
+    where that is less than 1% of all. The first epochs show how far a factor brings it, and each
+    further one sets it anew, the learning rates that a schedule plans counted in; a warning says if
+    the cut came too early all the same. Epoch logs get `effective_number` and `factor` until then.
 
     Training that stops and goes on needs nothing more than the weights: give `fit` the same
     callback and `initial_epoch`, or use `keras.callbacks.BackupAndRestore`. From weights without

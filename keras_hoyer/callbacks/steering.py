@@ -31,10 +31,13 @@ from keras_hoyer.criteria.effective import effective_number
 from keras_hoyer.units import ModelUnits
 from keras_hoyer.weights import Weight, refresh_compiled
 
-# How many times the effective number of units a cut should keep, and with how few it comes too
-# early. A little less than `EffectiveNumber` keeps: fine-tuning brings back what that costs, and
-# less of what a stronger penalty costs.
-RATIO, FEW = 5.0, 4.0
+# How many times the effective number of units a cut should keep: as `EffectiveNumber` does. What
+# the penalty itself costs grows as fewer units stay, and fine-tuning brings less of that back than
+# of what the cut costs: where they are less than `_FEW` of all, the cut comes nearer to the number.
+_RATIO, _RATIO_OF_FEW, _FEW = 6.0, 4.0, 0.01
+
+# Under what share of that ratio the cut comes too early.
+_EARLY = 2 / 3
 
 # Steps of an epoch, where nobody knows.
 _STEPS = 500
@@ -58,9 +61,14 @@ class Amount:
     units: int
 
     @property
+    def ratio(self) -> float:
+        """How many times the effective number should be kept."""
+        return _RATIO_OF_FEW if self.kept < _FEW * self.units else _RATIO
+
+    @property
     def aim(self) -> float:
         """What the effective number should come to."""
-        return self.kept / RATIO
+        return self.kept / self.ratio
 
 
 class Steering:
@@ -117,7 +125,7 @@ class Steering:
         self._planned = planned_rates(self.model.optimizer, steps, epochs)
         factor = self._resumed(epoch, amount) if epoch else None
         if factor is None:
-            factor = first_factor(amount.aim, amount.units, sum(self._rates(epoch)) * steps)
+            factor = first_factor(amount.aim, amount.units, steps, self._rates(epoch))
         self._begun = factor
         self._course = Course(factor, amount.effective, steps)
         self._set(amount)
@@ -134,16 +142,16 @@ class Steering:
     def judge(self) -> None:
         """Warns where the cut that is due comes before the effective number has fallen."""
         amount = self.amount()
-        if amount.kept >= FEW * amount.effective:
+        if amount.kept >= _EARLY * amount.ratio * amount.effective:
             return
         warn(
             f"The sparse phase was too short for this cut: it keeps {amount.kept:,} of "
             f"{amount.units:,} units, {amount.kept / amount.effective:.1f} times their effective "
             f"number of {amount.effective:,.0f}, though the factor went from {self._begun:.2g} to "
-            f"{self._course.factor:.2g}. A cut that costs little keeps about {RATIO:g} times that "
-            "number. Train for more epochs before the cut, at a learning rate that decays late; "
-            "cut little by little, with `schedules.Polynomial`; or keep more, about "
-            f"{min(RATIO * amount.effective, amount.units):,.0f}."
+            f"{self._course.factor:.2g}. A cut that costs little keeps about {amount.ratio:g} "
+            "times that number. Train for more epochs before the cut, at a learning rate that "
+            "decays late; cut little by little, with `schedules.Polynomial`; or keep more, about "
+            f"{min(_RATIO * amount.effective, amount.units):,.0f}."
         )
 
     def _rates(self, epoch: int) -> list[float]:
