@@ -35,7 +35,7 @@ class LossGradients:
 
         Yields:
             A gradient for each variable, a tensor, or `None` where the loss does not depend on it
-            (on JAX zeros); and the number of samples.
+            (on JAX zeros); and the number of samples. The list is yours to empty.
         """
         with computing_in("float32", model, HALF), _without_penalties(model):
             gradients = self._made(model, variables)

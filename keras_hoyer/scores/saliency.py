@@ -50,11 +50,7 @@ class _Saliency(DataScore):
             for gradients, samples in self._gradients.of(model, variables, batches):
                 first = first or samples
                 count += samples
-                for index, tensor in enumerate(gradients):
-                    gradient = None if tensor is None else keras.ops.convert_to_numpy(tensor)
-                    if gradient is not None and gradient.any():
-                        self.gather(totals[index], gradient, samples / first)
-                        unseen.discard(index)
+                unseen -= self._gather_all(totals, gradients, samples / first)
         if unseen:
             warn(
                 f"The loss does not depend on {name_all([weights[i] for i in sorted(unseen)])}: "
@@ -65,6 +61,24 @@ class _Saliency(DataScore):
             total /= count / first
         factors = {id(v): total for v, total in zip(variables, totals, strict=True)}
         return Scaled(factors, self.power, additive=True)
+
+    def _gather_all(
+        self, totals: Sequence[np.ndarray], gradients: list[Any], share: float
+    ) -> set[int]:
+        """Gathers a batch's gradients, and takes them out: those of two would fill the memory.
+
+        Returns:
+            The places of those that are not zero.
+        """
+        seen = set()
+        while gradients:
+            tensor = gradients.pop()
+            index = len(gradients)
+            gradient = None if tensor is None else keras.ops.convert_to_numpy(tensor)
+            if gradient is not None and gradient.any():
+                self.gather(totals[index], gradient, share)
+                seen.add(index)
+        return seen
 
 
 class Taylor(_Saliency):
