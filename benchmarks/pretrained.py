@@ -18,12 +18,16 @@ import argparse
 import dataclasses
 import importlib.util
 import itertools
+import os
 import tempfile
 import time
 import warnings
 from collections.abc import Callable, Iterator
 from importlib.metadata import version
 from pathlib import Path
+
+# With oneDNN TensorFlow 2.21 crashes on a training step of `fer`, cut or not.
+os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "0")
 
 import keras
 import numpy as np
@@ -283,7 +287,9 @@ def distil(small: keras.Model, task: Task, epochs: int) -> None:
     """Teaches the small net what the dense one says, by Adam with a rate that decays to 0."""
     losses = losses_of(task, hard=False)
     rate = keras.optimizers.schedules.CosineDecay(1e-3, epochs * -(-len(task.x) // 32))
-    small.compile(keras.optimizers.Adam(rate), losses if len(losses) > 1 else losses[0])
+    # To compile takes longer than these few steps.
+    loss = losses if len(losses) > 1 else losses[0]
+    small.compile(keras.optimizers.Adam(rate), loss, jit_compile=False)
     y = task.outputs if len(task.outputs) > 1 else task.outputs[0]
     small.fit(task.x, y, batch_size=32, epochs=epochs, verbose=0)
 
