@@ -31,11 +31,11 @@ import matplotlib.pyplot as plt
 # Keras' L1 adds up all outputs of a batch; the measures are divided by their number.
 PENALTIES: dict[str, tuple[Callable[[float], keras.regularizers.Regularizer], tuple[float, ...]]]
 PENALTIES = {
-    "L1": (keras.regularizers.L1, (1e-4, 1e-3, 3e-3, 1e-2, 1.5e-2)),
-    "Hoyer": (lambda f: kh.Hoyer(f, normalize=True), (100.0, 300.0, 450.0, 600.0, 800.0)),
+    "L1": (keras.regularizers.L1, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
+    "Hoyer": (lambda f: kh.Hoyer(f, normalize=True), (30.0, 100.0, 300.0, 1e3, 3e3, 1e4)),
     "Hoyer-Square": (
         lambda f: kh.HoyerSquare(f, normalize=True),
-        (3.0, 10.0, 15.0, 20.0, 30.0),
+        (0.3, 1.0, 3.0, 10.0, 30.0, 100.0),
     ),
 }
 EPOCHS, BATCH = 25, 32
@@ -141,7 +141,7 @@ def main() -> None:
     """Trains, prints and draws."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out"))
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--seeds", type=int, default=1)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     bare, found = sweep(range(options.seeds))

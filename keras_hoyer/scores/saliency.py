@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_hoyer._checks import warn
 from keras_hoyer.kept import left_as_it_is
