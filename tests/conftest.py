@@ -14,11 +14,11 @@ OPTIMIZED = {"test_regularizers", "test_proximal", "test_total_variation", "test
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of the benchmarks run on the default backend alone: they say nothing of the others."""
+    """What no backend changes is tested on the default one alone."""
     if keras.backend.backend() != "tensorflow":
-        skip = pytest.mark.skip(reason="the benchmarks are tested on TensorFlow")
+        skip = pytest.mark.skip(reason="tested on TensorFlow")
         for item in items:
-            if item.get_closest_marker("benchmark"):
+            if any(item.get_closest_marker(name) for name in ("benchmark", "default_backend")):
                 item.add_marker(skip)
 
 

@@ -8,6 +8,8 @@ pytest.importorskip("sklearn")
 pytest.importorskip("matplotlib")
 import sparse_activations
 
+pytestmark = pytest.mark.benchmark
+
 
 def test_the_share_of_zeros_is_that_of_the_relus_on_test_images(monkeypatch, tmp_path):
     made = []
