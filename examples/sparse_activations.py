@@ -28,7 +28,7 @@ from keras_hoyer.reports.activations import share_of_zeros
 matplotlib.use("Agg")
 import matplotlib.pyplot as plt
 
-# Keras divides what a penalty gives by the batch size, these measures also by the number of outputs.
+# Keras divides what a penalty gives by the batch size; these do so by the number of outputs, too.
 PENALTIES: dict[str, tuple[Callable[[float], keras.regularizers.Regularizer], tuple[float, ...]]]
 PENALTIES = {
     "L1": (keras.regularizers.L1, (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)),
