@@ -71,16 +71,19 @@ class Run:
 
 
 SCORES = ("Magnitude", "Taylor", "Activation", "Fisher", "BatchNormScale", "Random")
-SHARES = (0.85, 0.7)
 EPOCHS = {"rnet": 20, "fer": 8, "onet": 6}
 
 
 def plan_faces() -> Iterator[Run]:
-    """Half the multiply-adds and fine-tuning; then the curve right after the cut."""
+    """Right after the cut: half of the multiply-adds, then the rest of the curve."""
+    for share, score, net in itertools.product((0.5, 0.7, 0.85), SCORES, EPOCHS):
+        yield Run(net, score, share, 0, 0)
+
+
+def plan_tuned() -> Iterator[Run]:
+    """Half of the multiply-adds and fine-tuning; the files are timed."""
     for score, net in itertools.product(SCORES, EPOCHS):
         yield Run(net, score, 0.5, EPOCHS[net], 0)
-    for net, score, share in itertools.product(EPOCHS, SCORES, SHARES):
-        yield Run(net, score, share, 0, 0)
 
 
 def plan_dna() -> Iterator[Run]:
@@ -89,7 +92,7 @@ def plan_dna() -> Iterator[Run]:
         yield Run("spliceai", score, share, 0, 0)
 
 
-PLANS = {"faces": plan_faces, "dna": plan_dna}
+PLANS = {"faces": plan_faces, "tuned": plan_tuned, "dna": plan_dna}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -311,19 +314,22 @@ def cut(run: Run, task: Task, rounds: int) -> dict[str, object]:
     if any(isinstance(layer, layers.BatchNormalization) for layer in small.layers):
         kh.recalibrate(small, task.x[:LOOKED_AT])
         result["recalibrated"] = task.agreement(small)
+    result["flops"] = sum(kh.count_flops(small).values()) / flops
+    result["parameters"] = small.count_params() / task.model.count_params()
     if run.epochs:
         distil(small, task, run.epochs)
         result["tuned"] = task.agreement(small)
-    result["flops"] = sum(kh.count_flops(small).values()) / flops
-    result["parameters"] = small.count_params() / task.model.count_params()
-    file = kh.export(small, task.file.parent / "small.tflite", sparse=False).path
-    return {**result, "latency": compare_latencies({"dense": task.file, "small": file}, rounds)}
+        file = kh.export(small, task.file.parent / "small.tflite", sparse=False).path
+        files = {"dense": task.file, "small": file}
+        result["latency"] = compare_latencies(files, rounds)
+    return result
 
 
 def main() -> None:
     """Makes the cuts of a plan that have no line yet."""
     parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
     parser.add_argument("--plan", choices=list(PLANS), default="faces")
+    parser.add_argument("--nets", nargs="+", choices=list(NETS), default=list(NETS))
     parser.add_argument("--rounds", type=int, default=60, help="turns of each file")
     parser.add_argument("--out", type=Path, default=FOLDER / "pretrained.jsonl")
     options = parser.parse_args()
@@ -331,7 +337,7 @@ def main() -> None:
     tasks: dict[tuple[str, int], Task] = {}
     with tempfile.TemporaryDirectory() as folder:
         for run in PLANS[options.plan]():
-            if run in done_before(options.out, Run):
+            if run.net not in options.nets or run in done_before(options.out, Run):
                 continue
             key = run.net, run.seed
             if key not in tasks:

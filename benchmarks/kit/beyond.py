@@ -75,7 +75,7 @@ def pretrained_table(lines: Lines) -> list[str]:
             f"{line['after_cut']:.1f}",
             f"{line['recalibrated']:.1f}" if "recalibrated" in line else "",
             f"{line['tuned']:.1f}" if "tuned" in line else "",
-            f"{line['latency']['files']['small']['ratio_cpu']:.2f}",
+            f"{line['latency']['files']['small']['ratio_cpu']:.2f}" if "latency" in line else "",
         ]
         for line in sorted(lines, key=lambda line: (line["net"], line["share"]))
         if "refused" not in line
