@@ -145,7 +145,8 @@ def draw_pretrained(lines: Lines, file: Path, figures: object) -> None:
         once = [line for line in group if not line["epochs"]]
         for (score,), points in grouped(once, "score").items():
             curve: Sequence = sorted((100 * p["flops"], p["after_cut"]) for p in points)
-            axes.plot(*zip(*[*curve, (100, 100)], strict=True), "o-", label=score, markersize=4)
+            look = {"label": score, "color": f"C{SCORES.index(score)}", "markersize": 4}
+            axes.plot(*zip(*[*curve, (100, 100)], strict=True), "o-", **look)
         tuned = [(100 * p["flops"], p["tuned"]) for p in group if "tuned" in p]
         axes.plot([x for x, _ in tuned], [y for _, y in tuned], "k*", label="and distilled")
         axes.set(title=NETS.get(net, net), xlabel="multiply-adds left, %")
