@@ -1,13 +1,10 @@
-"""The same work with other tools: TFMOT and PQuantML on weights, Torch-Pruning on channels.
+"""The same work with other tools: TFMOT on weights, Torch-Pruning on channels.
 
 Each tool in an environment of its own, this project in its usual one:
 
     python -m venv out/tfmot
     out/tfmot/bin/pip install tensorflow-model-optimization tf-keras scikit-learn
     TF_USE_LEGACY_KERAS=1 out/tfmot/bin/python benchmarks/side_by_side.py --tool tfmot
-    python -m venv out/pquant
-    out/pquant/bin/pip install pquant-ml torch scikit-learn tensorflow
-    KERAS_BACKEND=torch out/pquant/bin/python benchmarks/side_by_side.py --tool pquant
     KERAS_BACKEND=tensorflow python benchmarks/side_by_side.py --tool ours
     pip install --no-deps torch-pruning
     KERAS_BACKEND=torch python benchmarks/side_by_side.py --tool channels
@@ -49,7 +46,7 @@ class Run:
     """One run: all that its result depends on, the machine and the versions aside.
 
     Attributes:
-        tool: `"tfmot"`, `"pquant"`, `"ours"` or `"channels"`.
+        tool: `"tfmot"`, `"ours"` or `"channels"`.
         method: Name of one of its ways to do it.
         amount: Share of weights that are to be zero, or of the multiply-adds that are to be left.
         seed: Of initial weights and order of images.
@@ -63,7 +60,6 @@ class Run:
 
 METHODS = {
     "tfmot": ("layer",),
-    "pquant": ("autosparse",),
     "ours": ("layer", "global", "hoyer"),
     "channels": (
         "ours magnitude",

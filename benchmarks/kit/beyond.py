@@ -14,7 +14,6 @@ NETS = {"rnet": "MTCNN's RNet", "onet": "MTCNN's ONet", "fer": "mini-Xception (f
 SCORES = ["Magnitude", "Taylor", "Activation", "Fisher", "BatchNormScale", "Random"]
 TOOLS = {
     ("tfmot", "layer"): "TFMOT, each layer",
-    ("pquant", "autosparse"): "PQuantML",
     ("ours", "layer"): "ours, each layer",
     ("ours", "global"): "ours, all layers together",
     ("ours", "hoyer"): "ours, all together, Hoyer-Square 1e-4",
