@@ -1,5 +1,7 @@
 """Settings that all tests share."""
 
+import gc
+
 import hypothesis
 import keras
 import numpy as np
@@ -20,6 +22,13 @@ def pytest_collection_modifyitems(items):
         for item in items:
             if any(item.get_closest_marker(name) for name in ("benchmark", "default_backend")):
                 item.add_marker(skip)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays, so the garbage collector need not go through it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=keras.backend.backend() == "jax", scope="module")
