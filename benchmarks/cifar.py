@@ -1,16 +1,19 @@
 """ResNet-20 and ResNet-56 on CIFAR-10, channels cut: a line of JSON for each run.
 
-    KERAS_BACKEND=jax python benchmarks/cifar.py --depth 56 --data cifar10_jpeg.npz
-    KERAS_BACKEND=jax python benchmarks/cifar.py --quick
+    KERAS_BACKEND=torch python benchmarks/cifar.py --plan cpu --data cifar10_jpeg.npz
+    KERAS_BACKEND=jax python benchmarks/cifar.py --plan gpu
 
-For machines with a GPU; `--quick` runs the whole way on 2,000 images in minutes on a CPU, which
-shows that it works and says nothing of accuracy.
+On two cores an epoch of ResNet-20 takes minutes, so runs go on from the epoch where they were
+stopped: stop and start as you like. `--plan quick` runs the whole way on few images, which shows
+that it works and says nothing of accuracy.
 
-A run trains densely, then with the penalty over channels that are removed together, cuts them
-little by little until a share of the multiply-adds is left, shrinks the network, and fine-tunes the
-small one. 5,000 training images are held out, and test accuracy is read once, at the last epoch.
-A re-encoded copy of the images (`--data`, JPEG files end to end) compares with the dense network
-of the same copy only. A run that has a line is not done again, and dense networks are kept.
+A run trains densely by one cycle of the learning rate, then with the penalty over channels that are
+removed together, cuts them little by little until a share of the multiply-adds is left and shrinks
+the network after each cut, and fine-tunes the small one. Each epoch begins with an optimizer that
+knows nothing of the one before, so that a run that was stopped ends as one that was not. 5,000
+training images are held out, and test accuracy is read once, at the last epoch. A re-encoded copy
+of the images (`--data`, JPEG files end to end) compares with the dense network of the same copy
+only. A run that has a line is not done again, and dense networks are kept.
 """
 
 import argparse
@@ -18,8 +21,11 @@ import dataclasses
 import io
 import itertools
 import json
+import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import keras
 import numpy as np
@@ -33,6 +39,7 @@ HOLDOUT = 5000
 MOMENTUM = 0.9
 # Keras' weight decay does not go through the momentum: ten times the usual 5e-4.
 WEIGHT_DECAY = 5e-3
+PHASES = ("dense", "sparse", "cut", "fine")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -44,11 +51,13 @@ class Run:
         images: `"keras"`, or the name of the file they come from.
         penalty: `"GroupHoyerSquare"`, `"GroupLasso"` or `"none"`.
         factor: The penalty's factor.
-        share: Of the multiply-adds, what is left; 1 for the dense network.
+        share: Of the multiply-adds, what is left; 1 for the dense network, which trains on in the
+            epochs of fine-tuning.
         scope: `"global"` ranks all channels together, `"layer"` takes the same share of each set.
         epochs: Epochs of dense training, sparse training, cutting, and fine-tuning.
         seed: Of initial weights and order of images.
         count: Number of training images.
+        score: Name of the score that ranks the channels; it sees 512 images if it looks at any.
     """
 
     depth: int
@@ -60,24 +69,73 @@ class Run:
     epochs: tuple[int, int, int, int]
     seed: int
     count: int
+    score: str = "Magnitude"
+
+    def epoch(self, number: int) -> tuple[str, float]:
+        """The phase of an epoch, and how far that is when the epoch begins, from 0 to 1."""
+        for phase, length in zip(PHASES, self.epochs, strict=True):
+            if number < length:
+                return phase, number / length
+            number -= length
+        raise ValueError(f"the run has no epoch {number} more")
+
+
+DENSE = Run(20, "", "none", 0.0, 1.0, "global", (25, 0, 0, 25), 0, 45_000)
+CUT = dataclasses.replace(DENSE, share=0.5, epochs=(25, 5, 8, 12))
+
+
+def plan_cpu() -> Iterator[Run]:
+    """ResNet-20 with half the multiply-adds, against its own dense net of as many epochs."""
+    for seed in (0, 1, 2):
+        yield dataclasses.replace(DENSE, seed=seed)
+        for score, (penalty, factor) in itertools.product(
+            ("Magnitude", "Taylor"),
+            (("GroupHoyerSquare", 1e-4), ("none", 0.0), ("GroupLasso", 1e-4)),
+        ):
+            yield dataclasses.replace(CUT, penalty=penalty, factor=factor, score=score, seed=seed)
+
+
+def plan_gpu() -> Iterator[Run]:
+    """ResNet-56, with half and 40% of the multiply-adds."""
+    base = dataclasses.replace(DENSE, depth=56, epochs=(160, 0, 0, 150))
+    yield base
+    for penalty, share in itertools.product(("GroupHoyerSquare", "GroupLasso"), (0.5, 0.4)):
+        epochs = (160, 20, 30, 100)
+        yield dataclasses.replace(base, penalty=penalty, factor=1e-4, share=share, epochs=epochs)
+
+
+def plan_quick() -> Iterator[Run]:
+    """One epoch of each phase, two of cutting."""
+    quick = dataclasses.replace(CUT, epochs=(1, 1, 2, 1), count=2000)
+    yield dataclasses.replace(quick, penalty="GroupHoyerSquare", factor=1e-4, score="Taylor")
+
+
+PLANS = {"cpu": plan_cpu, "gpu": plan_gpu, "quick": plan_quick}
 
 
 class Augmented(keras.utils.PyDataset):
-    """Batches of images moved by up to 4 pixels and mirrored, anew in each epoch."""
+    """Batches of images moved by up to 4 pixels and mirrored, anew in each epoch.
+
+    Args:
+        images: Float32 of shape `(n, 32, 32, 3)`.
+        labels: Of these.
+        seed: With the number of the epoch it settles all that is drawn.
+    """
 
     def __init__(self, images: np.ndarray, labels: np.ndarray, seed: int) -> None:
         super().__init__()
         self.images = np.pad(images, ((0, 0), (4, 4), (4, 4), (0, 0)))
         self.labels = labels
-        self.rng = np.random.default_rng(seed)
-        self.on_epoch_end()
+        self.seed = seed
+        self.begin(0)
+
+    def begin(self, epoch: int) -> None:
+        """Shuffles for an epoch, in whatever order epochs are asked for."""
+        self.rng = np.random.default_rng([self.seed, epoch])
+        self.order = self.rng.permutation(len(self.labels))
 
     def __len__(self) -> int:
         return len(self.labels) // BATCH
-
-    def on_epoch_end(self) -> None:
-        """Shuffles."""
-        self.order = self.rng.permutation(len(self.labels))
 
     def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         """One batch: float32 of shape `(BATCH, 32, 32, 3)`, and labels."""
@@ -143,17 +201,121 @@ def build_resnet(depth: int) -> keras.Model:
     return keras.Model(inputs, layers.Dense(10)(layers.GlobalAveragePooling2D()(x)))
 
 
-def train(
-    model: keras.Model, data: Augmented, epochs: int, rate: float, decay: bool, **options: object
-) -> None:
-    """Trains with SGD, its rate constant or decaying to 0."""
-    if decay:
-        rate = keras.optimizers.schedules.CosineDecay(rate, max(1, epochs * len(data)))
+@keras.saving.register_keras_serializable("keras_hoyer_benchmarks")
+class Rate(keras.optimizers.schedules.LearningRateSchedule):
+    """Up to `peak` in the first `rise` of all steps, if any, and down to 0 as a cosine falls."""
+
+    def __init__(self, peak: float, steps: int, rise: float) -> None:
+        super().__init__()
+        self.peak, self.steps, self.rise = peak, steps, rise
+
+    def get_config(self) -> dict[str, float]:
+        """The arguments."""
+        return {"peak": self.peak, "steps": self.steps, "rise": self.rise}
+
+    def __call__(self, step: Any) -> Any:
+        """The rate at a step."""
+        part = keras.ops.cast(step, "float32") / self.steps
+        falls = (1 + keras.ops.cos(np.pi * (part - self.rise) / (1 - self.rise))) / 2
+        if not self.rise:
+            return self.peak * falls
+        return self.peak * keras.ops.where(part < self.rise, part / self.rise, falls)
+
+
+def compile_for(model: keras.Model, run: Run, phase: str, steps: int) -> None:
+    """SGD with momentum; `steps` are those of an epoch."""
+    rates = {
+        "dense": Rate(0.2, run.epochs[0] * steps, 0.2),
+        "fine": Rate(0.05, max(1, run.epochs[3]) * steps, 0.0),
+    }
+    rate = rates.get(phase, 0.01)
     optimizer = keras.optimizers.SGD(rate, MOMENTUM, nesterov=True, weight_decay=WEIGHT_DECAY)
     optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
     model.compile(optimizer, loss, metrics=["accuracy"])
-    model.fit(data, epochs=epochs, verbose=2, **options)
+
+
+def cut(model: keras.Model, run: Run, left: float, data: Augmented) -> keras.Model:
+    """Cuts until a share of the multiply-adds of what it gets is left; the smaller network."""
+    seen = data.images[:512, 4:-4, 4:-4], data.labels[:512]
+    arguments = {"Magnitude": (), "Activation": seen[:1]}.get(run.score, (seen,))
+    score = getattr(kh.scores, run.score)(*arguments)
+    kh.prune(model, kh.criteria.TargetFlops(left, run.scope), kh.patterns.Channel(), score=score)
+    return kh.shrink(kh.strip(model))
+
+
+class Training:
+    """A run, epoch by epoch; what there is after each is kept in a file.
+
+    Args:
+        run: The run.
+        data: What to train on.
+        cache: Folder of the files. A dense network is that of all runs that begin alike.
+    """
+
+    def __init__(self, run: Run, data: Augmented, cache: Path) -> None:
+        self.run, self.data, self.cache = run, data, cache
+        keras.utils.set_random_seed(run.seed)
+        self.model = build_resnet(run.depth)
+        self.flops = sum(kh.count_flops(self.model).values())
+        self.compiled = ""
+
+    def go(self) -> keras.Model:
+        """Trains from the last epoch that has a file; the network at the end."""
+        total = sum(self.run.epochs)
+        done = next((n for n in range(total, 0, -1) if self.file(n).exists()), 0)
+        if done:
+            self.model = keras.models.load_model(self.file(done), compile=False)
+        for number in range(done, total):
+            self.epoch(number)
+            self.keep(number + 1)
+        return kh.strip(self.model)
+
+    def file(self, done: int) -> Path:
+        """Where the network is kept that has been trained for so many epochs."""
+        run = self.run
+        name = (run.depth, run.images or "keras", run.seed, run.epochs[0], run.count)
+        if done > run.epochs[0]:
+            name += (run.penalty, run.factor, run.share, run.scope, run.score, *run.epochs[1:])
+        part = "-".join(map(str, (keras.backend.backend(), *name)))
+        return self.cache / f"{part}-after-{done}.keras"
+
+    def keep(self, done: int) -> None:
+        """Writes the network, whole or not at all, and removes that of the epoch before."""
+        model = keras.models.clone_model(self.model)  # without penalties
+        model.set_weights(self.model.get_weights())
+        part = self.file(done).with_suffix(".part.keras")
+        kh.strip(model).save(part)
+        os.replace(part, self.file(done))
+        if done - 1 != self.run.epochs[0]:
+            self.file(done - 1).unlink(missing_ok=True)
+
+    def epoch(self, number: int) -> None:
+        """Trains for an epoch; cuts before it if that is due."""
+        run, (phase, part) = self.run, self.run.epoch(number)
+        self.data.begin(number)
+        if phase == "cut":
+            part += 1 / run.epochs[2]
+            wanted = 1 - (1 - run.share) * (1 - (1 - part) ** 3)
+            left = sum(kh.count_flops(self.model).values()) / self.flops
+            if not self.compiled:  # scores may want a loss
+                compile_for(self.model, run, phase, len(self.data))
+            if wanted < left:
+                self.model = cut(self.model, run, wanted / left, self.data)
+        if phase == "cut" or phase != self.compiled:
+            kh.strip(self.model)
+            if phase in ("sparse", "cut") and run.penalty != "none":
+                kh.regularize(self.model, getattr(kh, run.penalty)(run.factor), groups="coupled")
+            compile_for(self.model, run, phase, len(self.data))
+            self.compiled = phase
+        optimizer = self.model.optimizer
+        optimizer.build(self.model.trainable_variables)
+        for variable in optimizer.variables:
+            if variable.path != getattr(optimizer.learning_rate, "path", None):
+                variable.assign(keras.ops.zeros_like(variable))
+        first = 0 if phase == "dense" else sum(run.epochs[: PHASES.index(phase)])
+        optimizer.iterations.assign((number - first) * len(self.data))
+        self.model.fit(self.data, verbose=2)
 
 
 def accuracy(model: keras.Model, data: tuple[np.ndarray, np.ndarray]) -> float:
@@ -165,84 +327,44 @@ def accuracy(model: keras.Model, data: tuple[np.ndarray, np.ndarray]) -> float:
 def result(run: Run, data: tuple, cache: Path) -> dict:
     """Runs it all; returns the line of results."""
     start = time.time()
-    keras.utils.set_random_seed(run.seed)
-    model = build_resnet(run.depth)
-    flops = sum(kh.count_flops(model).values())
-    batches = Augmented(*(part[: run.count] for part in data[0]), run.seed)
-    name = (run.depth, run.images, run.seed, run.epochs[0], run.count)
-    dense = cache / f"{keras.backend.backend()}-{'-'.join(map(str, name))}.weights.h5"
-    if not dense.exists():
-        train(model, batches, run.epochs[0], 0.1, decay=True)
-        model.save_weights(dense)
-    model.load_weights(dense)
-    if run.share < 1:
-        if run.penalty != "none":
-            kh.regularize(model, getattr(kh, run.penalty)(run.factor), groups="coupled")
-        train(model, batches, run.epochs[1], 0.01, decay=False)
-        cut = kh.callbacks.Pruning(
-            kh.criteria.TargetFlops(run.share, run.scope),
-            kh.schedules.Polynomial(0, run.epochs[2] - 1),
-            kh.patterns.Channel(),
-        )
-        train(model, batches, run.epochs[2], 0.01, decay=False, callbacks=[cut])
-        model = kh.shrink(kh.strip(model))
-        train(model, batches, run.epochs[3], 0.05, decay=True)
+    training = Training(run, Augmented(*(part[: run.count] for part in data[0]), run.seed), cache)
+    model = training.go()
     left = sum(kh.count_flops(model).values())
     return {
         **dataclasses.asdict(run),
         "flops": left,
-        "flops_left": left / flops,
+        "flops_left": left / training.flops,
         "parameters": model.count_params(),
         "validation": accuracy(model, data[1]),
         "test": accuracy(model, data[2]),
-        "seconds": round(time.time() - start, 1),
+        "last_sitting_seconds": round(time.time() - start, 1),
         "machine": describe_machine(),
     }
 
 
 def main() -> None:
-    """Runs what has no line yet, the dense networks first."""
+    """Makes the runs of a plan that have no line yet."""
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--quick", action="store_true", help="2,000 images, one epoch of each step")
-    parser.add_argument("--depth", type=int, choices=[20, 56], default=20)
+    parser.add_argument("--plan", choices=list(PLANS), default="cpu")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--shares", type=float, nargs="+", default=[0.5, 0.4])
-    parser.add_argument("--scope", choices=["global", "layer"], default="global")
-    parser.add_argument("--penalty", nargs="+", default=["GroupHoyerSquare", "GroupLasso"])
-    parser.add_argument("--factor", type=float, nargs="+", default=[1e-4])
-    parser.add_argument("--epochs", type=int, nargs=4, default=[160, 20, 30, 100])
+    parser.add_argument("--count", type=int, help="number of training images, to try it out")
     parser.add_argument("--data", type=Path, help="JPEG files; default: keras.datasets.cifar10")
-    folder = Path(__file__).parent
     parser.add_argument("--results", type=Path, help="default: benchmarks/results/cifar.jsonl")
-    parser.add_argument("--cache", type=Path, default=folder.parent / "out" / "cifar")
-    arguments = parser.parse_args()
-    arguments.cache.mkdir(parents=True, exist_ok=True)
-    # What a quick run gives is of no use in the tables.
-    kept = arguments.cache if arguments.quick else FOLDER
-    results = arguments.results or kept / "cifar.jsonl"
-    data = load_data(arguments.data)
-    for seed in arguments.seeds:
-        base = Run(
-            arguments.depth,
-            arguments.data.name if arguments.data else "keras",
-            "none",
-            0.0,
-            1.0,
-            arguments.scope,
-            (1, 1, 2, 1) if arguments.quick else tuple(arguments.epochs),
-            seed,
-            2000 if arguments.quick else len(data[0][0]),
-        )
-        settings = itertools.product(arguments.penalty, arguments.factor, arguments.shares)
-        runs = [base] + [
-            dataclasses.replace(base, penalty=penalty, factor=factor, share=share)
-            for penalty, factor, share in settings
-        ]
-        for run in runs[:2] if arguments.quick else runs:
-            if run not in done_before(results, Run):
-                line = result(run, data, arguments.cache)
-                append(results, line)
-                print(json.dumps(line), flush=True)
+    folder = Path(__file__).parent.parent / "out" / "cifar"
+    parser.add_argument("--cache", type=Path, default=folder, help="where networks are kept")
+    options = parser.parse_args()
+    options.cache.mkdir(parents=True, exist_ok=True)
+    # What a short run gives is of no use in the tables.
+    short = options.count or options.plan == "quick"
+    results = options.results or (options.cache if short else FOLDER) / "cifar.jsonl"
+    data = load_data(options.data)
+    images = options.data.name if options.data else "keras"
+    for planned in PLANS[options.plan]():
+        run = dataclasses.replace(planned, images=images, count=options.count or planned.count)
+        if run.seed in options.seeds and run not in done_before(results, Run):
+            line = result(run, data, options.cache)
+            append(results, line)
+            print(json.dumps(line), flush=True)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from choice_tables import (
     one_factor_section,
     penalties_section,
 )
-from kit import results
+from kit import beyond, results
 from kit.results import FOLDER
 from kit.tables import table
 from methods import METHODS
@@ -211,7 +211,7 @@ def cifar_table(lines: list[dict]) -> list[str]:
     """The table of the networks on CIFAR-10."""
     groups = defaultdict(list)
     for line in lines:
-        names = ("depth", "images", "penalty", "factor", "share", "scope", "epochs")
+        names = ("depth", "images", "penalty", "factor", "share", "scope", "epochs", "score")
         groups[str([line[name] for name in names])].append(line)
     rows = [
         [
@@ -219,7 +219,7 @@ def cifar_table(lines: list[dict]) -> list[str]:
             group[0]["images"],
             "dense"
             if group[0]["share"] == 1
-            else f"{NAMES[group[0]['penalty']]} {group[0]['factor']:g}, {group[0]['scope']}",
+            else f"{describe_penalty(group[0])}, {group[0]['scope']}, {group[0]['score']}",
             spread([1 - line["flops_left"] for line in group], 100, 1),
             spread([line["validation"] for line in group], 100),
             spread([line["test"] for line in group], 100),
@@ -465,6 +465,33 @@ def summary_table(runs: list[dict]) -> list[str]:
     return table(["what", "penalty", "left", "test accuracy, %"], rows)
 
 
+def beyond_sections() -> list[str]:
+    """Scores, trained nets, and other tools, a table each."""
+    lines = ["## Scores: channels of a trained net cut once", ""]
+    lines += ["`benchmarks/channel_scores.py`: digits, accuracy right after the cut, in %.", ""]
+    lines += beyond.channel_score_table(read_lines("channel_scores.jsonl"))
+    lines += ["## Trained nets from packages", ""]
+    lines += [
+        "`benchmarks/pretrained.py`: agreement with the dense net on pictures that neither scores "
+        "nor fine-tuning have seen; time of the processor of the LiteRT file, over the dense "
+        "one's. A score that cannot be had is left out.",
+        "",
+        "![agreement against multiply-adds](benchmarks/results/pretrained.png)",
+        "",
+    ]
+    lines += beyond.pretrained_table(read_lines("pretrained.jsonl"))
+    lines += ["## What a score costs", ""]
+    lines += [
+        "`benchmarks/score_cost.py`: 100M weights, 8 batches of 32, one core; time of the "
+        "processor, memory as a multiple of the model's.",
+        "",
+    ]
+    lines += beyond.score_cost_table(read_lines("score_cost.jsonl"))
+    lines += ["## Beside other tools", ""]
+    lines += ["`benchmarks/side_by_side.py`: digits, what is compared says its first lines.", ""]
+    return lines + beyond.side_by_side_tables(read_lines("side_by_side.jsonl"))
+
+
 def page() -> str:
     """The page: what to take away, then all there is."""
     runs = read_lines("mnist.jsonl")
@@ -507,8 +534,9 @@ def page() -> str:
     for net in TITLES:
         lines += structured_tables(net, runs, published)
     lines += ["### ResNet-20 and ResNet-56, CIFAR-10", ""]
-    lines += ["From `benchmarks/cifar.py`, which is for machines with a GPU; our protocol.", ""]
+    lines += ["From `benchmarks/cifar.py`; our protocol.", ""]
     lines += cifar_table(read_lines("cifar.jsonl"))
+    lines += beyond_sections()
     lines += ["## All of `keras.applications`", ""]
     lines += shrink_table(applications)
     lines += ["## All models of KerasHub", ""]
@@ -535,6 +563,7 @@ def main() -> None:
     """Writes the page and its pictures."""
     for net in TITLES:
         draw_curves(net, read_lines("mnist.jsonl"))
+    beyond.draw_pretrained(read_lines("pretrained.jsonl"), FOLDER / "pretrained.png", plt)
     PAGE.write_text(page())
 
 

@@ -1,10 +1,19 @@
 import dataclasses
+import itertools
 from pathlib import Path
 
+import channel_scores
 import choice_tables
+import cifar
 import make_results
 import plans
+import pretrained
 import pytest
+import score_cost
+import side_by_side
+from kit import results as kit_results
+
+TOOLS = side_by_side.METHODS
 
 pytestmark = pytest.mark.benchmark
 
@@ -75,6 +84,24 @@ def test_every_committed_line_is_a_run_of_the_plan_that_it_names():
         assert run in plans.PLANS[line["plan"]].runs
         made.append(run)
     assert len(set(made)) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("name", "kind", "runs"),
+    [
+        ("channel_scores", channel_scores.Run, list(channel_scores.plan())),
+        ("cifar", cifar.Run, [run for plan in cifar.PLANS.values() for run in plan()]),
+        ("pretrained", pretrained.Run, [run for p in pretrained.PLANS.values() for run in p()]),
+        ("score_cost", score_cost.Case, list(score_cost.plan())),
+        ("side_by_side", side_by_side.Run, [*itertools.chain(*map(side_by_side.plan, TOOLS))]),
+    ],
+)
+def test_every_line_of_the_other_results_is_a_run_of_their_plans(name, kind, runs):
+    assert len(set(runs)) == len(runs)
+    done = kit_results.done_before(make_results.FOLDER / f"{name}.jsonl", kind)
+    if name == "cifar":
+        done = {dataclasses.replace(run, images="") for run in done}
+    assert done <= set(runs)
 
 
 def test_plans_have_no_run_in_common():

@@ -1,58 +1,76 @@
 """Gradients of a model's own loss, on each backend."""
 
 import contextlib
+import functools
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import keras
+import numpy as np
 
 from keras_hoyer._data import Batch, call_on
 from keras_hoyer._keras import compilation_of, compile_arguments
 from keras_hoyer._precision import HALF, computing_in
 
-Gradients = Callable[[Batch], list[Any]]
+# Adds the gradients of a batch's loss, times a share, to sums; gives these, maybe in place.
+Add = Callable[[list[Any], Batch, float], list[Any]]
 
 
-class LossGradients:
-    """The gradients of a model's own loss; what was compiled for them is used again."""
+class GradientSums:
+    """Sums of the gradients of a model's own loss, or of their squares.
 
-    def __init__(self) -> None:
+    What was compiled for them is used again.
+
+    Args:
+        power: 1, or 2 for squares.
+    """
+
+    def __init__(self, power: int) -> None:
+        self._power = power
         self._made_for: list[Any] = []
-        self._function: Gradients | None = None
+        self._add: Add | None = None
 
     def of(
         self,
         model: keras.Model,
         variables: Sequence[keras.Variable],
         batches: Iterator[Batch],
-    ) -> Iterator[tuple[list[Any], int]]:
-        """The gradients of each batch's loss, in inference mode, without penalties on weights.
+    ) -> list[np.ndarray]:
+        """The mean over samples, in inference mode, without penalties on weights.
 
         Args:
             model: A compiled model. It computes in float32.
             variables: With respect to what.
             batches: The data, with labels if the loss wants them.
 
-        Yields:
-            A gradient for each variable, a tensor, or `None` where the loss does not depend on it
-            (on JAX zeros); and the number of samples.
+        Returns:
+            A float32 array for each variable, zero where the loss does not depend on it. The
+            gradient of a batch counts as often as the batch has samples.
         """
+        count = first = 0
+        sums: list[Any] = []
         with computing_in("float32", model, HALF), _without_penalties(model):
-            gradients = self._made(model, variables)
+            add = self._made(model, variables)
             for batch in batches:
                 _check_labels(model, batch)
-                yield gradients(batch), batch.size
+                first = first or batch.size
+                count += batch.size
+                sums = add(sums or _zeros(variables), batch, batch.size / first)
+        means = []
+        while sums:  # one by one, since a copy of all is as large as the model
+            means.append(keras.ops.convert_to_numpy(sums.pop()) * np.float32(first / count))
+        return means[::-1]
 
-    def _made(self, model: keras.Model, variables: Sequence[keras.Variable]) -> Gradients:
+    def _made(self, model: keras.Model, variables: Sequence[keras.Variable]) -> Add:
         """The function of before, unless it was for something else or the model was compiled."""
         wanted = [model, compilation_of(model), *model.variables, *variables]
         same = len(wanted) == len(self._made_for)
         if not same or any(a is not b for a, b in zip(wanted, self._made_for, strict=True)):
             make = {"tensorflow": _on_tensorflow, "jax": _on_jax, "torch": _on_torch}
-            self._function = make[keras.backend.backend()](model, variables)
+            self._add = make[keras.backend.backend()](model, variables, self._power)
             self._made_for = wanted
-        assert self._function is not None
-        return self._function
+        assert self._add is not None
+        return self._add
 
 
 def check_loss(model: keras.Model, name: str) -> None:
@@ -82,39 +100,65 @@ def _loss(model: keras.Model, batch: Batch) -> Any:
     return model.compute_loss(batch.x, y, outputs, weights)
 
 
-def _on_torch(model: keras.Model, variables: Sequence[keras.Variable]) -> Gradients:
+def _zeros(variables: Sequence[keras.Variable]) -> list[Any]:
+    if keras.backend.backend() == "jax":  # where they lie on the devices as the variables do
+        return [keras.ops.zeros_like(variable.value, "float32") for variable in variables]
+    return [np.zeros(variable.shape, "float32") for variable in variables]
+
+
+def _gather(sums: list[Any], gradients: list[Any], share: float, power: int) -> list[Any]:
+    """Adds in place, and takes out what was added: the gradients of two batches are too many."""
+    while gradients:
+        tensor = gradients.pop()
+        if tensor is not None:
+            gradient = _viewed(tensor) if power == 1 else np.square(_viewed(tensor))
+            total = sums[len(gradients)]
+            total += gradient if share == 1 else np.float32(share) * gradient
+    return sums
+
+
+def _viewed(tensor: Any) -> np.ndarray:
+    # Keras copies the tensors of TensorFlow.
+    torch = keras.backend.backend() == "torch"
+    return np.asarray(keras.ops.convert_to_numpy(tensor) if torch else tensor)
+
+
+def _on_torch(model: keras.Model, variables: Sequence[keras.Variable], power: int) -> Add:
     import torch  # noqa: PLC0415  (only where it is the backend)
 
-    def gradients(batch: Batch) -> list[Any]:
+    def add(sums: list[Any], batch: Batch, share: float) -> list[Any]:
         tensors = [variable.value for variable in variables]
         frozen = [tensor for tensor in tensors if not tensor.requires_grad]
         try:
             for tensor in frozen:
                 tensor.requires_grad_(True)
             with torch.enable_grad():
-                return list(torch.autograd.grad(_loss(model, batch), tensors, allow_unused=True))
+                found = torch.autograd.grad(_loss(model, batch), tensors, allow_unused=True)
+            return _gather(sums, [*found], share, power)
         finally:
             for tensor in frozen:
                 tensor.requires_grad_(False)
 
-    return gradients
+    return add
 
 
-def _on_tensorflow(model: keras.Model, variables: Sequence[keras.Variable]) -> Gradients:
+def _on_tensorflow(model: keras.Model, variables: Sequence[keras.Variable], power: int) -> Add:
     import tensorflow as tf  # noqa: PLC0415  (only where it is the backend)
 
-    def gradients(batch: Batch) -> list[Any]:
+    def add(sums: list[Any], batch: Batch, share: float) -> list[Any]:
         values = [variable.value for variable in variables]
         with tf.GradientTape(watch_accessed_variables=False) as tape:
             tape.watch(values)
             loss = _loss(model, batch)
         found = tape.gradient(loss, values)
-        return [tf.convert_to_tensor(g) if g is not None else None for g in found]
+        tensors = [tf.convert_to_tensor(g) if g is not None else None for g in found]
+        del found, tape, loss
+        return _gather(sums, tensors, share, power)
 
-    return gradients
+    return add
 
 
-def _on_jax(model: keras.Model, variables: Sequence[keras.Variable]) -> Gradients:
+def _on_jax(model: keras.Model, variables: Sequence[keras.Variable], power: int) -> Add:
     import jax  # noqa: PLC0415  (only where it is the backend)
 
     wanted = {id(variable) for variable in variables}
@@ -125,13 +169,23 @@ def _on_jax(model: keras.Model, variables: Sequence[keras.Variable]) -> Gradient
         with keras.StatelessScope(state_mapping=state, collect_losses=True):
             return _loss(model, batch)
 
-    differentiate = jax.jit(jax.grad(loss))
+    # Sums that are given away are added to in place: to allocate takes as long as to compute.
+    @functools.partial(jax.jit, donate_argnums=0)
+    def added(
+        sums: list[Any], values: list[Any], rest: list[Any], batch: Batch, share: Any
+    ) -> list[Any]:
+        found = jax.grad(loss)(values, rest, batch)
+        return [
+            total + share * gradient.astype(total.dtype) ** power
+            for total, gradient in zip(sums, found, strict=True)
+        ]
 
-    def gradients(batch: Batch) -> list[Any]:
+    def add(sums: list[Any], batch: Batch, share: float) -> list[Any]:
         values = [variable.value for variable in variables]
-        return list(differentiate(values, [variable.value for variable in others], batch))
+        rest = [variable.value for variable in others]
+        return list(added(sums, values, rest, batch, np.float32(share)))
 
-    return gradients
+    return add
 
 
 @contextlib.contextmanager

@@ -4,13 +4,12 @@ from collections.abc import Sequence
 from typing import Any
 
 import keras
-import numpy as np
 
 from keras_hoyer._checks import warn
 from keras_hoyer.kept import left_as_it_is
 from keras_hoyer.scores.base import Score
 from keras_hoyer.scores.data import DataScore, name_all
-from keras_hoyer.scores.gradients import LossGradients, check_loss
+from keras_hoyer.scores.gradients import GradientSums, check_loss
 from keras_hoyer.scores.scaled import Scaled
 from keras_hoyer.weights import Weight
 
@@ -23,17 +22,7 @@ class _Saliency(DataScore):
 
     def __init__(self, data: Any, batches: int | None = None, batch_size: int = 32) -> None:
         super().__init__(data, batches, batch_size)
-        self._gradients = LossGradients()
-
-    def gather(self, total: np.ndarray, gradient: np.ndarray, share: float) -> None:
-        """Adds what a batch's gradient says to `total`, in place.
-
-        Args:
-            total: What the batches before said.
-            gradient: The gradient of the batch's loss.
-            share: Number of the batch's samples over that of the first batch.
-        """
-        raise NotImplementedError
+        self._sums = GradientSums(self.power)
 
     def check(self, model: keras.Model, weights: Sequence[Weight]) -> None:
         """Raises a `ValueError` if the model is not compiled."""
@@ -43,27 +32,15 @@ class _Saliency(DataScore):
         """Differentiates the loss on the data."""
         self.check(model, weights)
         variables = [weight.variable for weight in weights]
-        totals = [np.zeros(weight.shape, "float32") for weight in weights]
-        unseen, count, first = set(range(len(weights))), 0, 0
         with left_as_it_is(model), self.progress() as progress:
-            batches = progress.count(self.read(model))
-            for gradients, samples in self._gradients.of(model, variables, batches):
-                first = first or samples
-                count += samples
-                for index, tensor in enumerate(gradients):
-                    gradient = None if tensor is None else keras.ops.convert_to_numpy(tensor)
-                    if gradient is not None and gradient.any():
-                        self.gather(totals[index], gradient, samples / first)
-                        unseen.discard(index)
+            means = self._sums.of(model, variables, progress.count(self.read(model)))
+        unseen = [weight for weight, mean in zip(weights, means, strict=True) if not mean.any()]
         if unseen:
             warn(
-                f"The loss does not depend on {name_all([weights[i] for i in sorted(unseen)])}: "
-                f"`{type(self).__name__}` takes it for what matters least. Leave it out with "
-                "`layers=` if that is not meant."
+                f"The loss does not depend on {name_all(unseen)}: `{type(self).__name__}` takes it "
+                "for what matters least. Leave it out with `layers=` if that is not meant."
             )
-        for total in totals:
-            total /= count / first
-        factors = {id(v): total for v, total in zip(variables, totals, strict=True)}
+        factors = {id(v): mean for v, mean in zip(variables, means, strict=True)}
         return Scaled(factors, self.power, additive=True)
 
 
@@ -98,10 +75,6 @@ class Taylor(_Saliency):
     array([0., 1.], dtype=float32)
     """
 
-    def gather(self, total: np.ndarray, gradient: np.ndarray, share: float) -> None:
-        """Adds the gradient."""
-        total += gradient if share == 1 else np.float32(share) * gradient
-
 
 class Fisher(_Saliency):
     """A weight matters by its square times the mean squared gradient: `w**2 mean((dL/dw)**2)`.
@@ -131,7 +104,3 @@ class Fisher(_Saliency):
     """
 
     power = 2
-
-    def gather(self, total: np.ndarray, gradient: np.ndarray, share: float) -> None:
-        """Adds the square of the gradient."""
-        total += np.float32(share) * np.square(gradient)
