@@ -11,6 +11,7 @@ from keras_hoyer.criteria import UnitScores
 from keras_hoyer.graph.channels import find_channels
 from keras_hoyer.graph.costs import Costs
 from keras_hoyer.graph.planning import can_say_fewer
+from keras_hoyer.graph.tries import Tries
 from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph
 from keras_hoyer.masks import known_mask
@@ -206,13 +207,14 @@ def _that_the_class_can_say(
     """The channels of which the config of the model's class can say how many are left."""
     sayable: list[ChannelUnits] = []
     left = list(units)
+    tries = Tries(graph.model)
     # Several stacks may be as wide as one entry says, as those of encoder and decoder are.
     for key in (_own_stack, _stack_anywhere):
         stacks: dict[Any, list[ChannelUnits]] = {}
         for entry in left:
             stacks.setdefault(key(entry), []).append(entry)
         for name, stack in stacks.items():
-            if can_say_fewer(graph, [entry.group for entry in stack]):
+            if can_say_fewer(graph, [entry.group for entry in stack], tries):
                 for entry in stack:
                     entry.stack = name
                 sayable += stack
