@@ -1,6 +1,7 @@
 """Finding the units of a pattern in a model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -190,6 +191,9 @@ def _find_channels(
             f"were asked for. {channels.unreached.message()}"
         )
     weights = {id(weight.variable): weight for weight in find_weights(model)}
+    # What was chosen by name counts as the kernels do, such as the experts of a mixture.
+    chosen = [replace(kernel, role="kernel") for kernel in kernels if kernel.role == "matrix"]
+    weights.update((id(kernel.variable), kernel) for kernel in chosen)
     units = [ChannelUnits(group, pattern, weights) for group in channels.groups]
     if pattern.uniform:
         units = _that_the_class_can_say(channels.graph, units)
