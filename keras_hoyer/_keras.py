@@ -311,6 +311,25 @@ def forgetting_calls(layer: keras.Layer) -> Iterator[None]:
 
 
 @_needed("follow the graph of a model")
+@contextlib.contextmanager
+def without_values() -> Iterator[None]:
+    """A scope in which new variables get a shape and no value: nothing is drawn or computed.
+
+    Models that are made in it can be asked for their shapes alone.
+    """
+    from keras.src.backend.common import global_state  # noqa: PLC0415
+
+    # Keras would give them values once it is out of the scope.
+    name = "uninitialized_variables"
+    waiting = global_state.get_global_attribute(name, [])
+    global_state.set_global_attribute(name, [])
+    try:
+        with keras.StatelessScope(initialize_variables=False):
+            yield
+    finally:
+        global_state.set_global_attribute(name, waiting)
+
+
 def _recorded_calls(layer: keras.Layer) -> list[list[Any]]:
     return [x for part in all_of(layer) for x in (part._inbound_nodes, part._outbound_nodes)]
 
@@ -432,7 +451,10 @@ _OPERATORS = {
 
 @contextlib.contextmanager
 def _operators_recorded() -> Iterator[None]:
-    """A scope in which variables can be combined with symbolic tensors on their right."""
+    """A scope in which variables and arrays can be combined with symbolic tensors on their right.
+
+    JAX takes what has a `__jax_array__` for an array; without, it leaves the sum to its right side.
+    """
     base: Any = next(cls for cls in keras.Variable.__mro__ if "__add__" in vars(cls))
     originals = {name: vars(base)[name] for name in _OPERATORS}
 
@@ -444,6 +466,9 @@ def _operators_recorded() -> Iterator[None]:
 
         return operator
 
+    as_array: Any = vars(keras.KerasTensor).get("__jax_array__")
+    if as_array is not None:
+        del keras.KerasTensor.__jax_array__
     for name in originals:
         setattr(base, name, recorded(name))
     try:
@@ -451,6 +476,8 @@ def _operators_recorded() -> Iterator[None]:
     finally:
         for name, original in originals.items():
             setattr(base, name, original)
+        if as_array is not None:
+            keras.KerasTensor.__jax_array__ = as_array
 
 
 def _is_symbolic(x: Any) -> bool:

@@ -182,3 +182,41 @@ def test_a_table_that_is_read_both_ways_loses_its_columns(tied):
     assert [tuple(w.shape) for w in small.get_layer("table").weights] == shapes
     for length in (1, 9):
         assert largest_difference(model, small, random_inputs(model, size=length)) <= 1e-4
+
+
+class Experts(keras.Layer):
+    """Feed-forward layers side by side, each with kernels of its own, weighed by a router."""
+
+    def __init__(self, experts, width, **kwargs):
+        super().__init__(**kwargs)
+        self.experts, self.width = experts, width
+
+    def build(self, input_shape):
+        channels = input_shape[-1]
+        self.first = self.add_weight(shape=(self.experts, channels, self.width), name="first")
+        self.gate = self.add_weight(shape=(self.experts, channels, self.width), name="gate")
+        self.second = self.add_weight(shape=(self.experts, self.width, channels), name="second")
+        self.router = layers.Dense(self.experts, name="router")
+        self.router.build(input_shape)
+
+    def call(self, inputs):
+        hidden = ops.einsum("bth,ehm->ebtm", inputs, self.first)
+        hidden = hidden * ops.silu(ops.einsum("bth,ehm->ebtm", inputs, self.gate))
+        outputs = ops.einsum("ebtm,emh->ebth", hidden, self.second)
+        weights = ops.softmax(self.router(inputs), axis=-1)
+        return ops.einsum("ebth,bte->bth", outputs, weights)
+
+    def get_config(self):
+        return {**super().get_config(), "experts": self.experts, "width": self.width}
+
+
+def test_experts_that_are_named_lose_widths_and_stay_what_they_are():
+    inputs = keras.Input((None, 6))
+    model = randomize(keras.Model(inputs, Experts(3, 10, name="experts")(inputs)))
+    criterion = kh.criteria.TargetSparsity(0.4, scope="layer")
+    kh.prune(model, criterion, kh.patterns.Channel(), layers=["experts"])
+    small = kh.shrink(model)
+    assert [tuple(w.shape) for w in small.layers[1].weights[:3]] == [(3, 6, 6)] * 3
+    assert isinstance(small.layers[1], Experts) and small.layers[1].width == 6
+    for length in (1, 9):
+        assert largest_difference(model, small, random_inputs(model, size=length)) <= 1e-4

@@ -589,4 +589,19 @@ def test_sizes_and_variables_are_not_lost_while_layers_are_gone_through():
     with _keras.going_through([dense], []):
         assert dense(x).shape == (5, 3, 4)
         assert isinstance(keras.Variable(2.0) * x, keras.KerasTensor)
+        assert isinstance(keras.ops.ones(2) + x, keras.KerasTensor)
         assert float(keras.Variable(2.0) * 3.0) == 6
+
+
+def test_variables_without_values_have_shapes_and_get_no_values_later():
+    with _keras.without_values():
+        dense = keras.layers.Dense(3, kernel_initializer=_never)
+        dense.build((None, 2))
+    keras.Variable(1.0)
+    with keras.StatelessScope():
+        pass  # at the end of which Keras gives values to what waits for them
+    assert [tuple(v.shape) for v in dense.weights] == [(2, 3), (3,)]
+
+
+def _never(shape, dtype=None):
+    raise AssertionError("A value was drawn.")

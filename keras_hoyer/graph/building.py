@@ -14,17 +14,11 @@ from keras_hoyer.graph.axes import Axis, Read
 from keras_hoyer.graph.copying import CannotCopy, Copier
 from keras_hoyer.graph.errors import ShrinkError, advice
 from keras_hoyer.graph.opened import Opened, open_sizes, reshape_of, same_calls
-from keras_hoyer.graph.opening import (
-    as_function,
-    call_on,
-    has_graph,
-    nodes_in_order,
-)
+from keras_hoyer.graph.opening import as_function, call_on, has_graph, nodes_in_order
 from keras_hoyer.graph.planning import Planner
 from keras_hoyer.graph.remaking import keep_loadable, made_from_config
-from keras_hoyer.graph.state import (
-    carry_assets,
-)
+from keras_hoyer.graph.state import carry_assets
+from keras_hoyer.graph.tries import Tries
 from keras_hoyer.graph.undrawn import without_drawing
 from keras_hoyer.graph.walk import ChannelGraph
 
@@ -36,6 +30,7 @@ class Builder:
         graph: the channels of the model.
         removed: whether each root of the graph goes.
         keep_classes: whether layers that are made of layers may be made from their own configs.
+        tries: makes layers with other configs, for the plan.
 
     Attributes:
         steps: for each functional graph, by its id, the new inputs, and the calls in their order:
@@ -46,7 +41,13 @@ class Builder:
         plan: which way the layers without a rule go.
     """
 
-    def __init__(self, graph: ChannelGraph, removed: np.ndarray, keep_classes: bool = True) -> None:
+    def __init__(
+        self,
+        graph: ChannelGraph,
+        removed: np.ndarray,
+        keep_classes: bool = True,
+        tries: Tries | None = None,
+    ) -> None:
         self.graph = graph
         self.removed = removed
         self.classes = {type(layer).__name__: type(layer) for layer in _keras.all_of(graph.model)}
@@ -70,7 +71,7 @@ class Builder:
                 if shift.any():
                     self.shifts[id(read.layer)] = (read, shift)
         adding = [(read.layer, read.axis) for read, _ in self.shifts.values() if read.bias is None]
-        self.plan = Planner(graph, removed, self.partners, adding, keep_classes).make()
+        self.plan = Planner(graph, removed, self.partners, adding, keep_classes, tries).make()
 
     def kept(self, axis: Axis) -> np.ndarray:
         """Which channels of the axis are left."""

@@ -1,5 +1,6 @@
 """Configs with other sizes: which entries of a layer's config are the widths that change."""
 
+import enum
 import itertools
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
@@ -22,9 +23,9 @@ def find_updates(
 ) -> dict[str, Any] | None:
     """The entries of a config with which a layer's weights have just the new shapes.
 
-    Each whole number that could be one of the widths is changed by itself first; those that bring
-    shapes nearer to the new ones, and no other shape away from them, are then changed together.
-    Where that is not it, some combinations are tried.
+    Each whole number that could be one of the widths is changed by itself first. Those that bring
+    shapes to the new ones, and no other shape away from them, are then changed together. Where that
+    is not it, they are tried with some combinations of those that may need others beside them.
 
     Args:
         config: of a layer; entries inside lists and dicts count too.
@@ -40,37 +41,62 @@ def find_updates(
     if base == expected:
         return {}
     sizes = [(before, after) for before, after in sizes if before != after]
-    options = {place: list(_resized(_at(config, place), sizes)) for place in _places(config)}
-    options = {place: found for place, found in options.items() if found}
     helpful: dict[tuple[Any, ...], int] = {}
-    for place, found in options.items():
-        for size in found:
-            shapes = shapes_with(_changed(config, {place: size}))
+    doubtful: dict[tuple[Any, ...], list[int]] = {}
+    tried = []
+    for place in _places(config):
+        for size in dict.fromkeys(_resized(_at(config, place), sizes)):
+            tried.append({place: size})
+            shapes = shapes_with(_changed(config, tried[-1]))
             if shapes == expected:
-                return _changed(config, {place: size})
-            if base is not None and shapes is not None and _nearer(base, shapes, expected):
-                helpful.setdefault(place, size)
-    products = itertools.product(*([None, *found] for found in options.values()))
-    together = [
-        {place: size for place, size in zip(options, chosen, strict=True) if size is not None}
-        for chosen in itertools.islice(products, 4096)
-    ]
-    together = sorted((changes for changes in together if len(changes) > 1), key=len)[:MOST]
-    tries = [helpful, *together] if len(helpful) > 1 else together
-    for changes in tries:
-        updates = _changed(config, changes)
-        if shapes_with(updates) == expected:
-            return updates
+                return _changed(config, tried[-1])
+            effect = _effect(base, shapes, expected)
+            if effect is _Effect.RIGHT:
+                helpful[place] = size
+                doubtful.pop(place, None)
+                break
+            if effect is _Effect.UNKNOWN:
+                doubtful.setdefault(place, []).append(size)
+    for changes in _together(helpful, doubtful):
+        if changes not in tried:
+            updates = _changed(config, changes)
+            if shapes_with(updates) == expected:
+                return updates
     return None
 
 
-def _nearer(base: Shapes, shapes: Shapes, expected: Shapes) -> bool:
-    """Whether shapes differ from those of before only where these are not the expected ones."""
-    if [len(shape) for shape in shapes] != [len(shape) for shape in expected]:
-        return False
+class _Effect(enum.Enum):
+    """What the change of one entry does: only what is wanted, perhaps a part of it, or neither."""
+
+    RIGHT = enum.auto()
+    UNKNOWN = enum.auto()
+    WRONG = enum.auto()
+
+
+def _effect(base: Shapes | None, shapes: Shapes | None, expected: Shapes) -> _Effect:
+    """What the change of one entry does to the shapes of before."""
+    if base is None or shapes is None:
+        return _Effect.UNKNOWN
+    if not [*map(len, base)] == [*map(len, shapes)] == [*map(len, expected)]:
+        return _Effect.WRONG
     sizes = zip(*(itertools.chain(*s) for s in (base, shapes, expected)), strict=True)
-    changed = [(after, wanted) for before, after, wanted in sizes if before != after]
-    return bool(changed) and all(after == wanted for after, wanted in changed)
+    changed = [(before, after, wanted) for before, after, wanted in sizes if before != after]
+    if not changed or any(before == wanted for before, _, wanted in changed):
+        return _Effect.WRONG
+    right = all(after == wanted for _, after, wanted in changed)
+    return _Effect.RIGHT if right else _Effect.UNKNOWN
+
+
+def _together(
+    helpful: dict[tuple[Any, ...], int], doubtful: dict[tuple[Any, ...], list[int]]
+) -> list[dict[tuple[Any, ...], int]]:
+    """Changes of several entries, the fewest first: those that help, and some of the others."""
+    products = itertools.product(*([None, *sizes] for sizes in doubtful.values()))
+    chosen = sorted(itertools.islice(products, 4096), key=lambda sizes: -sizes.count(None))
+    return [
+        helpful | {place: n for place, n in zip(doubtful, sizes, strict=True) if n is not None}
+        for sizes in chosen[: MOST + 1]
+    ]
 
 
 def _changed(config: dict[str, Any], changes: dict[tuple[Any, ...], int]) -> dict[str, Any]:

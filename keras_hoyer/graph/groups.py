@@ -58,6 +58,7 @@ def groups_of(graph: ChannelGraph, kernels: Sequence[Weight]) -> list[Group]:
         for w in find_weights(graph.model)
         if w.is_kernel or w.name == "embeddings"
     }
+    known.update((id(w.variable), w.path) for w in kernels)
     chosen = {id(w.variable) for w in kernels}
     kinds = _kinds(graph)
     places: dict[int, list[tuple[int, int]]] = {}  # root -> [(number of the place, index)]

@@ -5,7 +5,6 @@ take its place, if its calls show all that it does. Where neither works, what it
 stays as it is, and the walk begins again.
 """
 
-import contextlib
 import dataclasses
 import functools
 import itertools
@@ -23,10 +22,9 @@ from keras_hoyer.graph.configs import Shapes, find_updates
 from keras_hoyer.graph.facts import title
 from keras_hoyer.graph.groups import Group
 from keras_hoyer.graph.opened import depends_on_training
-from keras_hoyer.graph.opening import as_function, call_on, has_graph
-from keras_hoyer.graph.remaking import comes_from_config, config_of, made_from_config
-from keras_hoyer.graph.state import layer_pairs
-from keras_hoyer.graph.undrawn import without_drawing
+from keras_hoyer.graph.opening import as_function, has_graph
+from keras_hoyer.graph.remaking import config_of
+from keras_hoyer.graph.tries import Tries
 from keras_hoyer.graph.walk import ChannelGraph, Fixed
 
 Kind = tuple[int, ...]  # the roots of the channels of an axis
@@ -66,6 +64,7 @@ class Planner:
         apart: the ids of the layers that are not looked at.
         needs_bias: the axes whose constants a new bias has to take up, with their layers.
         keep_classes: whether layers and the model may be made from their own configs.
+        tries: makes layers with other configs. Defaults to `None`: one for this plan alone.
     """
 
     def __init__(
@@ -75,6 +74,7 @@ class Planner:
         apart: Iterable[int],
         needs_bias: Iterable[tuple[Any, Axis]],
         keep_classes: bool = True,
+        tries: Tries | None = None,
     ) -> None:
         self.graph = graph
         self.removed = removed
@@ -83,8 +83,7 @@ class Planner:
         self.keep_classes = keep_classes
         self.plan = Plan()
         self.seen: set[int] = set()
-        self._shapes: dict[tuple[Any, ...], Shapes | None] = {}
-        self.classes = {type(x).__name__: type(x) for x in _keras.all_of(graph.model)}
+        self.tries = tries or Tries(graph.model)
 
     def make(self) -> Plan:
         """The plan for the whole model."""
@@ -124,23 +123,10 @@ class Planner:
         except Exception:  # the class has none
             return None
         expected = [self._shape_of(variable, cut) for variable in model.weights]
-        return find_updates(config, sizes, expected, self._shapes_of_model)
-
-    def _shapes_of_model(self, updates: dict[str, Any]) -> Shapes | None:
-        """The shapes of the weights of the model with other entries in its config."""
-        model = self.graph.model
-        if not updates:  # the model as it is
-            return [tuple(variable.shape) for variable in model.weights]
-        key = id(model), repr(updates)
-        if key not in self._shapes:
-            self._shapes[key] = None
-            inputs = [keras.KerasTensor(x.shape, x.dtype) for x in self.graph.function.inputs]
-            with contextlib.suppress(Exception):  # whatever a class makes of sizes that do not suit
-                new = made_from_config(model, updates, self.classes)
-                if not new.built:
-                    call_on(new, inputs, like=model)
-                self._shapes[key] = _shapes_if_alike(model, new)
-        return self._shapes[key]
+        inputs = self.graph.function.inputs
+        return find_updates(
+            config, sizes, expected, functools.partial(self.tries.model, model, inputs)
+        )
 
     def _holds_to_its_class(self) -> bool:
         """Fixes what the config of a model cannot say, if no other model could be saved.
@@ -158,7 +144,7 @@ class Planner:
             if {*map(id, _keras.all_of(one))} & {*map(id, _keras.all_of(other))}
         ]
         kinds = {kind: found for kind, found in self._places(model).items() if self._cuts(kind)}
-        if not held or not kinds or not comes_from_config(model, self.classes):
+        if not held or not kinds or not self.tries.comes_back(model):
             return False
         said = self._said(list(kinds), self.whole)
         why = f"the config of {title(model)}, which does not say this size, while {held[0]}"
@@ -191,7 +177,7 @@ class Planner:
         inner = {id(part) for part in _keras.all_of(layer)}
         without_bias = {self._kind(axis) for reader, axis in self.needs_bias if id(reader) in inner}
         updates = None if without_bias else self._updates(node, set(kinds))
-        comes_back = comes_from_config(layer, self.classes)
+        comes_back = self.tries.comes_back(layer)
         if updates is not None and comes_back:
             self.plan.updates[id(layer)] = updates
             return
@@ -240,7 +226,7 @@ class Planner:
         layer, opened = node.operation, self.graph.opened[id(node)]
         if opened.hidden or not _of_own_class(self.graph.model):
             return False
-        return not comes_from_config(layer, self.classes) and not depends_on_training(opened, node)
+        return not self.tries.comes_back(layer) and not depends_on_training(opened, node)
 
     def _kinds(self, node: Any) -> dict[Kind, list[tuple[Any, int]]]:
         """The channels that go in a layer, and the places where they lie; the most first."""
@@ -286,35 +272,17 @@ class Planner:
         sizes = dict.fromkeys((len(axis), self._left(axis)) for axis in axes)
         args, kwargs = node.arguments.args, accepted(layer, node.arguments.kwargs)
         args, kwargs = tree.map_structure(lambda x: self._smaller(x, cut), (args, kwargs))
-        leaves = [x.shape for x in tree.flatten((args, kwargs)) if hasattr(x, "shape")]
 
         def shapes_with(updates: dict[str, Any]) -> Shapes | None:
-            key = id(layer), repr(leaves), repr(updates)
-            if key not in self._shapes:
-                self._shapes[key] = self._shapes_of(node, updates, args, kwargs)
-            return self._shapes[key]
+            found = self.tries.layer(layer, updates, args, kwargs)
+            # One without weights may still make something else of fewer channels, as one half.
+            if found is None or len(found[1]) != len(node.outputs):
+                return None
+            shapes, outputs = found
+            pairs = zip(node.outputs, outputs, strict=True)
+            return [*shapes, *(self._along_channels(x, shape) for x, shape in pairs)]
 
         return find_updates(config, sizes, expected, shapes_with)
-
-    def _shapes_of(
-        self, node: Any, updates: dict[str, Any], args: Any, kwargs: Any
-    ) -> Shapes | None:
-        """The shapes of what a layer has and gives with other entries in its config.
-
-        They are those of its weights, and of its outputs where channels lie: one without weights
-        may still make something else of fewer channels, as one half of them.
-        """
-        try:
-            new = made_from_config(node.operation, updates, self.classes)
-            with without_drawing(new):
-                outputs = [y for y in tree.flatten(new(*args, **kwargs)) if y is not None]
-            made = [
-                self._along_channels(x, y.shape) for x, y in zip(node.outputs, outputs, strict=True)
-            ]
-        except Exception:  # whatever a class makes of sizes that do not suit it
-            return None
-        shapes = _shapes_if_alike(node.operation, new)
-        return None if shapes is None else [*shapes, *made]
 
     def _widths_of(self, x: Any, cut: set[Kind]) -> tuple[int, ...]:
         """What is left of the channels along the axes of an output."""
@@ -345,26 +313,13 @@ class Planner:
         return keras.KerasTensor(shape, x.dtype)
 
 
-def _shapes_if_alike(old: keras.Layer, new: keras.Layer) -> Shapes | None:
-    """The shapes of the new weights; None if the new layer computes with other numbers.
-
-    A scale by the root of a width, say, is one that its own config changes with the width.
-    """
-    for one, two in layer_pairs(old, new):
-        theirs = _keras.attributes_of(two)
-        for name, value in _keras.attributes_of(one).items():
-            other = theirs.get(name)
-            if isinstance(value, float) and isinstance(other, float) and value != other:
-                return None
-    return [tuple(variable.shape) for variable in new.weights]
-
-
-def can_say_fewer(graph: ChannelGraph, groups: Sequence[Group]) -> bool:
+def can_say_fewer(graph: ChannelGraph, groups: Sequence[Group], tries: Tries) -> bool:
     """Whether the config of a model's own class can say that fewer of these channels are left.
 
     Args:
         graph: the channels of the model.
         groups: channels of which the same number goes in each.
+        tries: makes models with other configs.
     """
     if not _of_own_class(graph.model):
         return True
@@ -373,9 +328,13 @@ def can_say_fewer(graph: ChannelGraph, groups: Sequence[Group]) -> bool:
         removed = np.zeros(len(graph.roots), bool)
         for group in groups:
             removed[group.roots[:gone]] = True
-        if 0 < gone < channels and Planner(graph, removed, (), ()).whole() is not None:
+        if 0 < gone < channels and _says(graph, removed, tries):
             return True
     return False
+
+
+def _says(graph: ChannelGraph, removed: np.ndarray, tries: Tries) -> bool:
+    return Planner(graph, removed, (), (), tries=tries).whole() is not None
 
 
 def _of_own_class(model: keras.Model) -> bool:

@@ -22,7 +22,7 @@ _UNKNOWN = object()
 def config_of(layer: Any) -> dict[str, Any] | None:
     """The config of a layer, or the arguments that it was made with; None if neither is known."""
     try:
-        config: dict[str, Any] = _without_variables(layer.get_config())
+        config: dict[str, Any] = _without_own(_without_variables(layer.get_config()))
         return config
     except Exception:  # whatever a class makes of its own attributes
         return _arguments_of(layer)

@@ -1,7 +1,8 @@
 """A smaller model with the same outputs: channels that are constant, or that nobody reads, go."""
 
+import dataclasses
 from collections.abc import Iterable
-from typing import Any
+from typing import Any, overload
 
 import keras
 import numpy as np
@@ -14,6 +15,7 @@ from keras_hoyer.graph.checking import check_outputs
 from keras_hoyer.graph.errors import ShrinkError
 from keras_hoyer.graph.summary import summary_of
 from keras_hoyer.graph.transfer import Transfer
+from keras_hoyer.graph.tries import Tries
 from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph, Fixed
 from keras_hoyer.plain import find_adapted
@@ -132,40 +134,77 @@ def _shrunk(
     model: keras.Model, keep_classes: bool = True
 ) -> tuple[list[Builder], keras.Model, list[Fixed]]:
     """The steps to a smaller model, the model, and what had to stay for want of a way to say it."""
-    builder, small, fixed = _smaller(model, keep_classes)
-    builders = [builder]
-    one = model
+    tries = Tries(model)
+    first = one = _smaller(model, keep_classes, tries, [])
+    builders, before = [one.builder], model
     # What is left may be tied less: a convolution of one group in place of two, for instance.
-    while small.count_params() < one.count_params():
-        builder, smaller, _ = _smaller(small, keep_classes, again=True)
-        if smaller is None:
+    while one.model.count_params() < before.count_params():
+        before = one.model
+        further = _smaller(before, keep_classes, tries, one.fixed_in_it, again=True)
+        if further is None:
             break
-        builders.append(builder)
-        one, small = small, smaller
-    return builders, small, fixed
+        one = further
+        builders.append(one.builder)
+    return builders, one.model, first.fixed
+
+
+@dataclasses.dataclass(frozen=True)
+class _Step:
+    """A step to a smaller model.
+
+    Attributes:
+        builder: has made it.
+        model: the smaller model.
+        fixed: what had to stay in the larger one for want of a way to say it.
+        fixed_in_it: the same places in the smaller one.
+    """
+
+    builder: Builder
+    model: Any
+    fixed: list[Fixed]
+    fixed_in_it: list[Fixed]
+
+
+@overload
+def _smaller(
+    model: keras.Model, keep_classes: bool, tries: Tries, fixed: Iterable[Fixed]
+) -> _Step: ...
+
+
+@overload
+def _smaller(
+    model: keras.Model, keep_classes: bool, tries: Tries, fixed: Iterable[Fixed], again: bool
+) -> _Step | None: ...
 
 
 def _smaller(
-    model: keras.Model, keep_classes: bool, again: bool = False
-) -> tuple[Builder, Any, list[Fixed]]:
-    """One step to a smaller model, and the model.
+    model: keras.Model,
+    keep_classes: bool,
+    tries: Tries,
+    fixed: Iterable[Fixed],
+    again: bool = False,
+) -> _Step | None:
+    """One step to a smaller model.
 
     Args:
         model: the model.
         keep_classes: whether layers that are made of layers may be made from their own configs.
-        again: whether no model is to be built if nothing goes; it is None then.
+        tries: makes layers with other configs.
+        fixed: what is known to have to stay.
+        again: whether no model is to be built if nothing goes.
     """
-    fixed: list[Fixed] = []
+    fixed = list(fixed)
     while True:
         graph = ChannelGraph(model, fixed=fixed)
         removed = _removable(graph)
-        builder = Builder(graph, removed, keep_classes)
         if again and not any(removed[graph.roots[axis.labels]].any() for axis in graph.axes):
-            return builder, None, fixed
+            return None
+        builder = Builder(graph, removed, keep_classes, tries)
         if not builder.plan.fixed:
             small = builder.build(model)
-            Transfer(builder).carry(model, small)
-            return builder, small, fixed
+            copies = Transfer(builder).carry(model, small)
+            left = [(copies[id(v)][1], i, why) for v, i, why in fixed if id(v) in copies]
+            return _Step(builder, small, fixed, left)
         fixed += builder.plan.fixed
 
 

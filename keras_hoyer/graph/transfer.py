@@ -30,21 +30,22 @@ class Transfer:
         self.graph = builder.graph
         self.made = builder.made
 
-    def carry(self, model: keras.Model, new: keras.Model) -> None:
-        """Gives the smaller model all that is left of the old one."""
+    def carry(self, model: keras.Model, new: keras.Model) -> Copies:
+        """Gives the smaller model all that is left of the old one.
+
+        Returns:
+            The old and the new variables by the ids of the old ones.
+        """
         copies = self.weights()
         for key, (unbuilt, before) in self.builder.from_config.items():
             carry_state(*self.made[key], self.builder.copier, unbuilt, before)
         self.masks(model, new, copies)
         self.settings(model, copies)
         carry_compile(model, new)
+        return copies
 
     def weights(self) -> Copies:
-        """Copies what is left of each weight, and puts the constants into the biases.
-
-        Returns:
-            The old and the new variables by the ids of the old ones.
-        """
+        """Copies what is left of each weight, and puts the constants into the biases."""
         copies = {}
         for old, new in self.made.values():
             whole = self.builder.plan.whole is not None

@@ -1,6 +1,7 @@
 """Finding the units of a pattern in a model."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import keras
@@ -11,6 +12,7 @@ from keras_hoyer.criteria import UnitScores
 from keras_hoyer.graph.channels import find_channels
 from keras_hoyer.graph.costs import Costs
 from keras_hoyer.graph.planning import can_say_fewer
+from keras_hoyer.graph.tries import Tries
 from keras_hoyer.graph.unreached import Unreached
 from keras_hoyer.graph.walk import ChannelGraph
 from keras_hoyer.masks import known_mask
@@ -189,6 +191,9 @@ def _find_channels(
             f"were asked for. {channels.unreached.message()}"
         )
     weights = {id(weight.variable): weight for weight in find_weights(model)}
+    # What was chosen by name counts as the kernels do, such as the experts of a mixture.
+    chosen = [replace(kernel, role="kernel") for kernel in kernels if kernel.role == "matrix"]
+    weights.update((id(kernel.variable), kernel) for kernel in chosen)
     units = [ChannelUnits(group, pattern, weights) for group in channels.groups]
     if pattern.uniform:
         units = _that_the_class_can_say(channels.graph, units)
@@ -206,13 +211,14 @@ def _that_the_class_can_say(
     """The channels of which the config of the model's class can say how many are left."""
     sayable: list[ChannelUnits] = []
     left = list(units)
+    tries = Tries(graph.model)
     # Several stacks may be as wide as one entry says, as those of encoder and decoder are.
     for key in (_own_stack, _stack_anywhere):
         stacks: dict[Any, list[ChannelUnits]] = {}
         for entry in left:
             stacks.setdefault(key(entry), []).append(entry)
         for name, stack in stacks.items():
-            if can_say_fewer(graph, [entry.group for entry in stack]):
+            if can_say_fewer(graph, [entry.group for entry in stack], tries):
                 for entry in stack:
                     entry.stack = name
                 sayable += stack
