@@ -48,7 +48,9 @@ class Transfer:
         copies = {}
         for old, new in self.made.values():
             whole = self.builder.plan.whole is not None
-            inlined = not whole and (_is_graph(old) or id(old) in self.builder.in_place)
+            # What a model was made of has got its weights by itself; a subclassed one becomes one.
+            graph = _is_graph(old) or _is_graph(new)
+            inlined = not whole and (graph or id(old) in self.builder.in_place)
             if isinstance(old, keras.Layer) and not inlined and old is not new:
                 weights = self.builder.own_weights(old, old), self.builder.own_weights(old, new)
                 pairs = list(zip(*weights, strict=False))
