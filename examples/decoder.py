@@ -27,7 +27,8 @@ from keras_hub.samplers import TopPSampler
 import keras_hoyer as kh
 
 LETTERS = 128  # a letter is its number in ASCII
-LENGTH, BATCH = 64, 32
+LENGTH, BATCH = 64, 32  # of what is trained on
+GENERATED = 160  # letters of a text that is generated
 PROMPT = "The statement "
 
 
@@ -83,9 +84,9 @@ def perplexity(model: keras.Model, data: Any) -> float:
     return math.exp(float(np.mean(keras.ops.convert_to_numpy(losses))))
 
 
-def generate(model: Qwen3CausalLM, rows: int, length: int) -> list[str]:
-    """Goes on with the prompt up to a length, so many times beside each other."""
-    prompt = np.zeros((rows, length), "int32")
+def generate(model: Qwen3CausalLM, rows: int) -> list[str]:
+    """Goes on with the prompt, so many times beside each other."""
+    prompt = np.zeros((rows, GENERATED), "int32")
     prompt[:, : len(PROMPT)] = [ord(letter) for letter in PROMPT]
     made = model.generate(
         {"token_ids": prompt, "padding_mask": (prompt > 0).astype("int32")}, stop_token_ids=None
@@ -93,16 +94,16 @@ def generate(model: Qwen3CausalLM, rows: int, length: int) -> list[str]:
     return ["".join(map(chr, row)) for row in made["token_ids"]]
 
 
-def speeds(models: Sequence[Qwen3CausalLM], rows: int, length: int, runs: int = 5) -> list[float]:
+def speeds(models: Sequence[Qwen3CausalLM], rows: int, runs: int = 5) -> list[float]:
     """Letters a second that each model generates, the median of some runs, the models in turn."""
     times = np.empty((runs + 1, len(models)))
     for run in range(runs + 1):
         for column, model in enumerate(models):
             start = time.perf_counter()
-            generate(model, rows, length)
+            generate(model, rows)
             times[run, column] = time.perf_counter() - start
     # The first run compiles.
-    return [rows * (length - len(PROMPT)) / float(s) for s in np.median(times[1:], axis=0)]
+    return [rows * (GENERATED - len(PROMPT)) / float(s) for s in np.median(times[1:], axis=0)]
 
 
 def write_file(model: keras.Model, path: Path, data: Any) -> int:
@@ -124,7 +125,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--width", type=int, default=96, help="of the model; a multiple of 16")
     parser.add_argument("--letters", type=int, help="how many of the text; all by default")
-    parser.add_argument("--rows", type=int, default=64, help="how many texts are generated at once")
+    parser.add_argument("--rows", type=int, default=32, help="how many texts are generated at once")
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     keras.utils.set_random_seed(args.seed)
@@ -134,7 +135,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n1. A dense model")
     model = build_model(args.width)
     train(model, data, epochs=3, rate=5e-3)
-    dense_perplexity, dense_text = perplexity(model, test), generate(model, args.rows, 256)[0]
+    dense_perplexity, dense_text = perplexity(model, test), generate(model, args.rows)[0]
     dense_bytes = write_file(model, args.out / "dense.tflite", test)
 
     print("\n2. Sparse training over coupled channels, then the cut")
@@ -149,8 +150,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     small.save(args.out / "small.keras")
 
     dense_flops, small_flops = (sum(kh.count_flops(m).values()) for m in (model, small))
-    dense_speed, small_speed = speeds([model, small], args.rows, 256)
-    small_text = generate(small, args.rows, 256)[0]
+    dense_speed, small_speed = speeds([model, small], args.rows)
+    small_text = generate(small, args.rows)[0]
     print(
         f"\nThe dense model:\n{dense_text}\n\nThe small one:\n{small_text}\n\n"
         "What came of it             dense        small\n"
