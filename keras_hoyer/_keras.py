@@ -413,7 +413,9 @@ def _with_sizes(layer: keras.Layer, result: Any, args: Any, kwargs: Any) -> Any:
         if "..." not in source and len(source) == len(given[0].shape):
             sizes = dict(zip(weights, layer.kernel.shape, strict=True))
             sizes |= dict(zip(source, given[0].shape, strict=True))
-            result.shape = tuple(sizes[letter] for letter in target)
+            # Newer versions of Keras let nobody set the shape of a tensor.
+            name = "_shape" if "shape" in vars(type(result)) else "shape"
+            setattr(result, name, tuple(sizes[letter] for letter in target))
     return result
 
 

@@ -201,7 +201,7 @@ def _find_channels(
 
 
 def _alike(units: Sequence[ChannelUnits], counts: Sequence[int] | np.ndarray) -> list[int]:
-    """How many channels of each stay where each layer of a stack keeps as many as all on average."""
+    """How many channels of each stay where each layer keeps as many as its stack on average."""
     stacks: dict[tuple[str, int], list[int]] = {}
     for entry, count in zip(units, counts, strict=True):
         stacks.setdefault(entry.stack, []).append(int(count))
