@@ -182,8 +182,10 @@ def flatten_layers(model: keras.Model) -> list[keras.Layer]:
     return list(model._flatten_layers(include_self=False, recursive=True))
 
 
-# Where TensorFlow and torch keep what a layer's own attributes tell them.
+# Where TensorFlow and torch keep what a layer's own attributes tell them, and `compile` which layers
+# were trainable.
 _TRACKING = (
+    "_compiled_trainable_state",
     "_torch_params",
     "_self_name_based_restores",
     "_self_saveable_object_factories",

@@ -33,7 +33,8 @@ class Transfer:
     def carry(self, model: keras.Model, new: keras.Model) -> None:
         """Gives the smaller model all that is left of the old one."""
         copies = self.weights()
-        for key, (unbuilt, before) in self.builder.from_config.items():
+        # A list, since a model that an attribute holds is made on the way.
+        for key, (unbuilt, before) in list(self.builder.from_config.items()):
             carry_state(*self.made[key], self.builder.copier, unbuilt, before)
         self.masks(model, new, copies)
         self.settings(model, copies)
