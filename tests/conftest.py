@@ -1,5 +1,7 @@
 """Settings that all tests share."""
 
+import gc
+
 import hypothesis
 import keras
 import numpy as np
@@ -14,12 +16,19 @@ OPTIMIZED = {"test_regularizers", "test_proximal", "test_total_variation", "test
 
 
 def pytest_collection_modifyitems(items):
-    """Tests of the benchmarks run on the default backend alone: they say nothing of the others."""
+    """What no backend changes is tested on the default one alone."""
     if keras.backend.backend() != "tensorflow":
-        skip = pytest.mark.skip(reason="the benchmarks are tested on TensorFlow")
+        skip = pytest.mark.skip(reason="tested on TensorFlow")
         for item in items:
-            if item.get_closest_marker("benchmark"):
+            if any(item.get_closest_marker(name) for name in ("benchmark", "default_backend")):
                 item.add_marker(skip)
+
+
+def pytest_collection_finish():
+    """What is imported by now stays, so the garbage collector need not go through it again."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
 
 
 @pytest.fixture(autouse=keras.backend.backend() == "jax", scope="module")

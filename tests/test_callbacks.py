@@ -90,27 +90,35 @@ SCHEDULES = [
 ]
 
 
-@pytest.mark.parametrize("criterion", CRITERIA.values(), ids=CRITERIA)
-@pytest.mark.parametrize("pattern", PATTERNS, ids=str)
-def test_every_pattern_goes_with_every_criterion_and_every_schedule(pattern, criterion):
-    for schedule in SCHEDULES:
-        model = make_model(optimizer=keras.optimizers.SGD(0.01), run_eagerly=True)
-        callback = kh.callbacks.Pruning(criterion, schedule, pattern)
-        history = fit(model, callback, epochs=2, batch_size=16)
-        assert history["sparsity"][-1] == pytest.approx(zero_share(model))
-        if isinstance(criterion, kh.criteria.TargetSparsity):
-            assert zero_share(model) == pytest.approx(0.5)
-        else:
-            assert 0 < zero_share(model) < 1
-        for kernel in find_kernels(model):
-            values = keras.ops.convert_to_numpy(kernel.variable)
-            if isinstance(pattern, kh.patterns.Block):
-                split, inner = pattern.split_shape(values.shape)
-                nonzero = np.count_nonzero(values.reshape(split), axis=inner)
-                assert set(np.unique(nonzero)) <= {0, np.prod(pattern.shape)}
-            elif isinstance(pattern, kh.patterns.NByM):
-                groups = values.reshape(-1, 4, values.shape[-1])
-                assert np.count_nonzero(groups, axis=1).min() >= 2
+# Each schedule meets each pattern and each criterion.
+@pytest.mark.parametrize(
+    ("pattern", "criterion", "schedule"),
+    [
+        pytest.param(
+            pattern, CRITERIA[name], SCHEDULES[(i + j) % len(SCHEDULES)], id=f"{pattern}-{name}"
+        )
+        for i, pattern in enumerate(PATTERNS)
+        for j, name in enumerate(CRITERIA)
+    ],
+)
+def test_every_pattern_goes_with_every_criterion_and_every_schedule(pattern, criterion, schedule):
+    model = make_model(optimizer=keras.optimizers.SGD(0.01), run_eagerly=True)
+    callback = kh.callbacks.Pruning(criterion, schedule, pattern)
+    history = fit(model, callback, epochs=2, batch_size=16)
+    assert history["sparsity"][-1] == pytest.approx(zero_share(model))
+    if isinstance(criterion, kh.criteria.TargetSparsity):
+        assert zero_share(model) == pytest.approx(0.5)
+    else:
+        assert 0 < zero_share(model) < 1
+    for kernel in find_kernels(model):
+        values = keras.ops.convert_to_numpy(kernel.variable)
+        if isinstance(pattern, kh.patterns.Block):
+            split, inner = pattern.split_shape(values.shape)
+            nonzero = np.count_nonzero(values.reshape(split), axis=inner)
+            assert set(np.unique(nonzero)) <= {0, np.prod(pattern.shape)}
+        elif isinstance(pattern, kh.patterns.NByM):
+            groups = values.reshape(-1, 4, values.shape[-1])
+            assert np.count_nonzero(groups, axis=1).min() >= 2
 
 
 def test_one_fit_trains_with_the_penalty_cuts_takes_it_off_and_keeps_the_zeros():

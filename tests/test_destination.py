@@ -17,6 +17,8 @@ from keras_hoyer import _destination as destination
 from keras_hoyer._destination import check_destination, ending_in_order, replacing
 from keras_hoyer.exporters import ExportError, export, load_sparse_weights
 
+pytestmark = pytest.mark.default_backend
+
 ROOT = Path(__file__).parents[1]
 FORMATS = ["npz", "keras", "safetensors"]
 ODD_NAMES = [

@@ -12,6 +12,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 
 from keras_hoyer.glm import GroupGLM, group_path
 
+pytestmark = pytest.mark.default_backend
+
 FAMILIES = ("gaussian", "binomial", "poisson")
 SHAPES = {"wide": (60, 100), "narrow": (120, 40)}
 

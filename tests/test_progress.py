@@ -13,6 +13,8 @@ import pytest
 import keras_hoyer as kh
 from keras_hoyer import _progress
 
+pytestmark = pytest.mark.default_backend
+
 
 class Stream(io.StringIO):
     """A stream that is a terminal, or none, and can be waited for."""

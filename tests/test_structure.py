@@ -10,6 +10,8 @@ from pathlib import Path
 import keras
 import pytest
 
+pytestmark = pytest.mark.default_backend
+
 ROOT = Path(__file__).parent.parent
 PACKAGE = ROOT / "keras_hoyer"
 MODULES = sorted(PACKAGE.rglob("*.py"))

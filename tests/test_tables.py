@@ -14,6 +14,8 @@ from keras_hoyer import _tables
 from keras_hoyer.exporters import Candidate, ExportResult, StoredTensor, comparison
 from keras_hoyer.reports import KernelReport, Report
 
+pytestmark = pytest.mark.default_backend
+
 
 def width(text):
     return max(map(len, text.splitlines()))
