@@ -182,8 +182,8 @@ def flatten_layers(model: keras.Model) -> list[keras.Layer]:
     return list(model._flatten_layers(include_self=False, recursive=True))
 
 
-# Where TensorFlow and torch keep what a layer's own attributes tell them, and `compile` which layers
-# were trainable.
+# Where TensorFlow and torch keep what a layer's own attributes tell them, and `compile` what was
+# trainable.
 _TRACKING = (
     "_compiled_trainable_state",
     "_torch_params",

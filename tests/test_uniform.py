@@ -118,6 +118,7 @@ def test_what_a_model_holds_beside_its_graph_goes_along():
     model = Tagger(Backbone(8, 20), words)
     tokens = np.arange(10).reshape(2, 5)
     model(tokens)
+    model.compile("sgd", "mse")
     randomize(model)
     prune(model)
     small = kh.shrink(model)
