@@ -141,7 +141,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     print("\n2. Sparse training over coupled channels, then the cut")
     kh.regularize(model, kh.GroupHoyerSquare(3e-4), groups="coupled")
     train(model, data, epochs=1, rate=2e-3)
-    kh.prune(model, kh.criteria.TargetFlops(args.flops), kh.patterns.Channel(uniform=True))
+    criterion = kh.criteria.TargetFlops(args.flops, scope="layer")  # of heads as of widths
+    kh.prune(model, criterion, kh.patterns.Channel(uniform=True))
 
     print("\n3. The small model, fine-tuned")
     small = kh.strip(kh.shrink(model, verbose=1))
