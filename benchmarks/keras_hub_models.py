@@ -13,15 +13,13 @@ each model, so that a run can be stopped and resumed; the summary goes to
 """
 
 import argparse
-import contextlib
 import gc
 import os
-import signal
 import tempfile
 import time
 import traceback
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,24 +28,29 @@ os.environ.setdefault("KERAS_BACKEND", "tensorflow")
 
 import keras
 import numpy as np
-from keras import ops, tree
 from kit.hub import BACKBONES, TASKS
 from kit.hub_nets import NETS
 from kit.machine import describe_machine
+from kit.random_models import (
+    LENGTHS,
+    SIDES,
+    difference,
+    make_inputs,
+    outputs_of,
+    patience,
+    randomize,
+    train,
+    values_of,
+    zeros_of,
+)
 from kit.results import FOLDER, append, read_lines, write
 
 import keras_hoyer as kh
 
 ROOT = Path(__file__).resolve().parents[1]
 SPARSITY, TOLERANCE = 0.4, 1e-4
-LENGTHS, SIDES = (6, 9), (64, 96)  # of what a model leaves open: sequences, images
-PATIENCE = 300  # seconds for a model
 
 KINDS = {"backbone": BACKBONES, "task": TASKS, "net": NETS}
-
-
-class TooSlow(Exception):
-    """A model took more than `PATIENCE` seconds."""
 
 
 def main() -> None:
@@ -94,7 +97,7 @@ def examine(make: Callable[[], Any], seed: int, uniform: bool) -> dict:
     found: dict[str, Any] = {}
     started = time.perf_counter()
     try:
-        with _patience(), tempfile.TemporaryDirectory() as folder:
+        with patience(), tempfile.TemporaryDirectory() as folder:
             _examine(make, seed, uniform, Path(folder), found)
         found.pop("stage")
     except Exception as error:
@@ -150,7 +153,7 @@ def _examine(make: Callable, seed: int, uniform: bool, folder: Path, found: dict
     found["class"], found["small_class"] = type(model).__name__, type(small).__name__
     stage("compare")
     after = [outputs_of(small, batch) for batch in batches]
-    found["differences"] = [_difference(x, y) for x, y in zip(before, after, strict=True)]
+    found["differences"] = [difference(x, y) for x, y in zip(before, after, strict=True)]
     stage("flops")
     found["flops"] = sum(kh.count_flops(model).values())
     found["smaller_flops"] = sum(kh.count_flops(small).values())
@@ -158,7 +161,7 @@ def _examine(make: Callable, seed: int, uniform: bool, folder: Path, found: dict
     small.save(folder / "small.keras")
     stage("load")
     loaded = keras.models.load_model(folder / "small.keras")
-    found["loaded_difference"] = _difference(after[0], outputs_of(loaded, batches[0]))
+    found["loaded_difference"] = difference(after[0], outputs_of(loaded, batches[0]))
     _retrain(model, batches[0], seed, folder, found)
 
 
@@ -170,98 +173,17 @@ def _retrain(model: keras.Model, batch: Any, seed: int, folder: Path, found: dic
     again = keras.models.load_model(folder / "masked.keras")
     # What KerasHub itself loses by saving and loading: some tables are interpolated.
     pairs = [outputs_of(x, batch) for x in (model, again)]
-    found["masked_loaded_difference"] = _difference(*pairs)
+    found["masked_loaded_difference"] = difference(*pairs)
     found["stage"] = "keep zeros"
-    zeros = _zeros(model)
+    zeros = zeros_of(model)
     found["held"] = {"pruned": kh.report(model).held, "loaded": kh.report(again).held}
     kept = kh.keep_zeros(again)
     found["held"]["kept"] = kept.held
     found["stage"] = "train"
-    _train(again, batch, seed)
-    found["zeros_kept"] = all((v == 0)[z].all() for v, z in zip(_values(again), zeros, strict=True))
-
-
-def randomize(model: keras.Model, seed: int) -> None:
-    """Weights as large as what keeps activations at one, and statistics and biases at random."""
-    generator = np.random.default_rng(seed)
-    for variable in model.weights:
-        if not keras.backend.is_float_dtype(variable.dtype):
-            continue
-        shape = tuple(variable.shape)
-        values = generator.normal(size=shape)
-        if "variance" in variable.path:
-            values = np.abs(values) + 0.5
-        elif len(shape) < 2 or variable.name in ("gamma", "scale"):
-            values = 0.3 * values + keras.ops.convert_to_numpy(variable)
-        else:
-            fan = np.prod(shape[:-1]) if shape[-1] > 1 else np.prod(shape[:-2])
-            values = values / np.sqrt(max(fan, 1))
-        variable.assign(values.astype("float32"))
-
-
-def make_inputs(model: keras.Model, seed: int, batch: int, length: int, side: int) -> Any:
-    """Inputs by the shapes that a model takes: numbers of tokens below its vocabulary, images."""
-    generator = np.random.default_rng([seed, batch])
-
-    def made(x: Any) -> np.ndarray:
-        shape = [batch if i == 0 else n for i, n in enumerate(x.shape)]
-        open_size = side if len(shape) == 4 else length
-        if "siglip" in type(model).__name__.lower():
-            open_size = 12  # its position table is added whole
-        if x.name.startswith("encoder") and "moonshine" in type(model).__name__.lower():
-            open_size = 500 * length  # samples of sound
-        shape = [open_size if n is None else n for n in shape]
-        if "mask" in x.name and "positions" not in x.name:
-            return np.ones(shape, x.dtype)
-        if "segment" in x.name:
-            return generator.integers(0, 2, shape).astype(x.dtype)
-        if "mask_positions" in x.name:
-            return generator.integers(0, length, (batch, 2)).astype(x.dtype)
-        if "indices" in x.name or "labels" in x.name:
-            return np.zeros(shape, x.dtype)
-        if keras.backend.is_float_dtype(x.dtype) and "token" not in x.name:
-            return generator.normal(size=shape).astype(x.dtype)
-        return generator.integers(1, 50, shape).astype(x.dtype)
-
-    return tree.map_structure(made, model.input)
-
-
-def outputs_of(model: keras.Model, batch: Any) -> list[np.ndarray]:
-    """The outputs, in a flat list."""
-    outputs = model(batch, training=False)
-    return [keras.ops.convert_to_numpy(y) for y in tree.flatten(outputs)]
-
-
-def _train(model: keras.Model, batch: Any, seed: int) -> None:
-    """An epoch of one batch, towards numbers at random.
-
-    What a task sets up for its own training is left out, and an output need not have an entry for
-    each example: what is learned from is one number, the sum of all mean squared errors.
-    """
-    generator = np.random.default_rng(seed)
-    errors = [
-        ops.mean(ops.square(ops.cast(y, "float32") - generator.normal(size=x.shape)))
-        for y, x in zip(tree.flatten(model.output), outputs_of(model, batch), strict=True)
-    ]
-    trained = keras.Model(model.input, ops.reshape(sum(errors), (1, 1)))
-    trained.compile(
-        keras.optimizers.AdamW(1e-2), "mae", run_eagerly=keras.backend.backend() == "torch"
+    train(again, again.input, batch, seed)
+    found["zeros_kept"] = all(
+        (v == 0)[z].all() for v, z in zip(values_of(again), zeros, strict=True)
     )
-    trained.train_on_batch(batch, np.zeros((1, 1), "float32"))
-
-
-def _values(model: keras.Model) -> list[np.ndarray]:
-    return [
-        keras.ops.convert_to_numpy(weight.variable) for weight in kh.weights.find_weights(model)
-    ]
-
-
-def _zeros(model: keras.Model) -> list[np.ndarray]:
-    """Where the zeros are that are held."""
-    return [
-        values == 0 if weight.is_kernel else np.zeros(values.shape, bool)
-        for weight, values in zip(kh.weights.find_weights(model), _values(model), strict=True)
-    ]
 
 
 def _sizes(model: keras.Model) -> tuple[int, int]:
@@ -274,31 +196,8 @@ def _sizes(model: keras.Model) -> tuple[int, int]:
     return sum(tables.values()), model.count_params()
 
 
-def _difference(one: list[np.ndarray], two: list[np.ndarray]) -> float:
-    """The largest difference, as a share of the largest output where that is more than one."""
-    pairs = [(x, y) for x, y in zip(one, two, strict=True) if x.size]
-    return max(
-        float(np.max(np.abs(x.astype("float64") - y)) / max(1.0, float(np.max(np.abs(x)))))
-        for x, y in pairs
-    )
-
-
 def _messages(said: list) -> list[tuple[str, str]]:
     return [(str(w.message)[:600], w.filename) for w in said if w.category is UserWarning]
-
-
-@contextlib.contextmanager
-def _patience() -> Iterator[None]:
-    def stop(*_: Any) -> None:
-        raise TooSlow(f"more than {PATIENCE} seconds")
-
-    before = signal.signal(signal.SIGALRM, stop)
-    signal.alarm(PATIENCE)
-    try:
-        yield
-    finally:
-        signal.alarm(0)
-        signal.signal(signal.SIGALRM, before)
 
 
 if __name__ == "__main__":

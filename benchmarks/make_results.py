@@ -444,6 +444,66 @@ def hub_table(summary: dict) -> list[str]:
     return text + table(header, rows)
 
 
+def own_layers_table(summary: dict) -> list[str]:
+    """Nets of own layers beside the same nets written inline."""
+    lines = summary["nets"]
+    whole = [line for line in lines if "error" not in line]
+    alike = [
+        line
+        for line in whole
+        if all(one == two for one, two in (line[x] for x in ("flops", "smaller", "smaller_flops")))
+    ]
+    largest = max(max(line["differences"]) for line in whole)
+    kept = sum(line["zeros_kept"] for line in whole)
+    text = [
+        f"{len(lines)} nets in the style of keras.io, each with layers of its own and inline, "
+        f"{summary['sparsity']:.0%} of the channels cut in each layer: {len(alike)} become as "
+        "small as their inline twins and count as many FLOPs, before and after. The outputs are "
+        f"within {largest:.0e} of the masked model's on two batches; {kept} keep all zeros after "
+        "saving, loading, `keep_zeros` and a step of AdamW.",
+        "",
+    ]
+    rows = [
+        [
+            line["net"],
+            line["parameters"],
+            *([f"error: {line['error'][:60]}", "", "", ""] if "error" in line else _become(line)),
+        ]
+        for line in lines
+    ]
+    return text + table(["net", "parameters", "smaller", "inline", "error", "class"], rows)
+
+
+def _become(line: dict) -> list[str]:
+    own, inline = line["smaller"]
+    return [f"{own:,}", f"{inline:,}", f"{max(line['differences']):.0e}", line["small_class"]]
+
+
+def hub_files_table(summary: dict) -> list[str]:
+    """The files of KerasHub's tiny models: how many are right, and what stops the others."""
+    text, rows = [], []
+    for format in dict.fromkeys(line["format"] for line in summary["files"]):
+        lines = [line for line in summary["files"] if line["format"] == format]
+        right = [line for line in lines if line.get("error_of_unseen", 1) <= 1e-4]
+        fixed = sum(bool(line["notes"]) for line in right)
+        text.append(
+            f"`.{format}`: of {len(lines)} pruned and shrunk backbones {len(right)} become files "
+            "that answer within 1e-4 of the masked model, inputs given by name; "
+            f"{fixed} of them with the shapes of the data, as open ones do not convert."
+        )
+        rows += [[line["model"], format, _stopped(line)] for line in lines if line not in right]
+    text = [" ".join(text), ""]
+    return text + (table(["no file of", "format", "what stops it"], rows) if rows else [])
+
+
+def _stopped(line: dict) -> str:
+    """What stopped an export, in short."""
+    text = " ".join(line.get("error", f"outputs differ by {line.get('error_of_unseen')}").split())
+    for start in ("not converted: ", "not handed over: "):
+        text = text.partition(start)[2] or text
+    return (text[:200] + " ..." if len(text) > 200 else text).replace("|", "/")
+
+
 def summary_table(runs: list[dict]) -> list[str]:
     """The figures to take away, each the best factor by validation of those with three seeds."""
     rows = []
@@ -519,7 +579,10 @@ def page() -> str:
     applications = json.loads((FOLDER / "applications.json").read_text())["results"]
     lines += ["", "## Shrinking `keras.applications`", "", shrink_table(applications)[0], ""]
     hub = json.loads((FOLDER / "keras_hub.json").read_text())
-    lines += ["## KerasHub", "", hub_table(hub)[0], ""]
+    files = json.loads((FOLDER / "keras_hub_files.json").read_text())
+    own = json.loads((FOLDER / "own_layers.json").read_text())
+    lines += ["## KerasHub", "", hub_table(hub)[0], "", hub_files_table(files)[0], ""]
+    lines += ["## Layers of one's own", "", own_layers_table(own)[0], ""]
     lines += ["# Appendix", ""]
     made = [f"- `{plan.name}`: {plan.asks} ({len(plan.runs)} runs)" for plan in PLANS.values()]
     introduction = (FOLDER / "introduction.md").read_text().replace("PLANS", "\n".join(made))
@@ -541,6 +604,10 @@ def page() -> str:
     lines += shrink_table(applications)
     lines += ["## All models of KerasHub", ""]
     lines += hub_table(hub)
+    lines += ["### Files of them", ""]
+    lines += hub_files_table(files)
+    lines += ["## All nets of own layers", ""]
+    lines += own_layers_table(own)
     lines += ["## The automatic choice, seed by seed", ""]
     lines += automatic_table(runs)
     penalties = read_lines("penalties.jsonl")

@@ -182,8 +182,10 @@ def flatten_layers(model: keras.Model) -> list[keras.Layer]:
     return list(model._flatten_layers(include_self=False, recursive=True))
 
 
-# Where TensorFlow and torch keep what a layer's own attributes tell them.
+# Where TensorFlow and torch keep what a layer's own attributes tell them, and `compile` what was
+# trainable.
 _TRACKING = (
+    "_compiled_trainable_state",
     "_torch_params",
     "_self_name_based_restores",
     "_self_saveable_object_factories",
@@ -432,7 +434,9 @@ def _with_sizes(layer: keras.Layer, result: Any, args: Any, kwargs: Any) -> Any:
         if "..." not in source and len(source) == len(given[0].shape):
             sizes = dict(zip(weights, layer.kernel.shape, strict=True))
             sizes |= dict(zip(source, given[0].shape, strict=True))
-            result.shape = tuple(sizes[letter] for letter in target)
+            # Newer versions of Keras let nobody set the shape of a tensor.
+            name = "_shape" if "shape" in vars(type(result)) else "shape"
+            setattr(result, name, tuple(sizes[letter] for letter in target))
     return result
 
 

@@ -150,6 +150,33 @@ class Sampling(layers.Layer):
         return mean + ops.exp(0.5 * log_variance) * noise
 
 
+@register
+class Heads(layers.Layer):
+    """Two products in heads, as attention has them."""
+
+    def __init__(self, width, **kwargs):
+        super().__init__(**kwargs)
+        self.up = layers.EinsumDense("bnc,chd->bnhd", (None, 2, width // 2), bias_axes="hd")
+        self.down = layers.EinsumDense("bnhd,hdc->bnc", (None, width), bias_axes="c")
+
+    def call(self, x):
+        return self.down(ops.tanh(self.up(x)))
+
+
+class Stack(keras.Model):
+    """A subclassed model of blocks, of which no config can say the sizes."""
+
+    def __init__(self):
+        super().__init__()
+        self.blocks = [TransformerBlock(8, 2, 12), Heads(8)]
+        self.head = layers.Dense(5)
+
+    def call(self, x):
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x)
+
+
 def resnet(block):
     x = inputs = keras.Input((8, 8, 3))
     x = layers.Conv2D(6, 3, padding="same")(x)
@@ -265,6 +292,20 @@ def test_a_net_of_own_blocks_is_as_small_as_the_inline_one(case, tmp_path):
     small.save(tmp_path / "small.keras")
     again = keras.models.load_model(tmp_path / "small.keras")
     assert difference(small, again, sample(model)) == 0
+
+
+@pytest.mark.filterwarnings("ignore:No cut can reach")
+def test_a_subclassed_model_becomes_one_of_its_blocks_parts():
+    model = Stack()
+    model(keras.Input((None, 8)))
+    cut(randomize(model), 0.5)
+    small = kh.shrink(model)
+    kernels = {w.path.split("/")[-2]: w.shape for w in small.weights if w.name == "kernel"}
+    assert kernels["query"] == (8, 1, 2)
+    assert [shape for name, shape in kernels.items() if "einsum" in name] == [(8, 1, 2), (1, 2, 4)]
+    for length in (3, 6):
+        x = np.random.default_rng(0).normal(size=(2, length, 8)).astype("float32")
+        assert difference(model, small, x) < 1e-5
 
 
 def test_weights_of_the_layer_itself_go_with_the_channels():

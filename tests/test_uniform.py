@@ -73,6 +73,18 @@ def test_equal_layers_keep_as_many_channels():
     assert abs(4 * widths[0] - sum(widths[4:])) <= 4
 
 
+@pytest.mark.parametrize("share", [0.3, 0.5, 0.55, 0.8])
+def test_a_share_of_the_multiply_adds_is_kept_to_though_layers_stay_equal(share):
+    x = inputs = keras.Input((6,))
+    for number in range(3):
+        x = layers.Dense(10, "relu", name=f"wide_{number}")(x)
+        x = layers.Dense(6)(x)
+    model = randomize(keras.Model(inputs, x))
+    kh.prune(model, kh.criteria.TargetFlops(share), UNIFORM)
+    left = sum(kh.count_flops(kh.shrink(model)).values()) / sum(kh.count_flops(model).values())
+    assert share - 0.1 < left <= share
+
+
 @pytest.mark.filterwarnings("ignore:No cut can reach", "ignore:Asked to cut")
 def test_a_model_of_its_own_class_stays_one(tmp_path):
     model = randomize(Backbone(8, 20, name="backbone"))
@@ -106,6 +118,7 @@ def test_what_a_model_holds_beside_its_graph_goes_along():
     model = Tagger(Backbone(8, 20), words)
     tokens = np.arange(10).reshape(2, 5)
     model(tokens)
+    model.compile("sgd", "mse")
     randomize(model)
     prune(model)
     small = kh.shrink(model)

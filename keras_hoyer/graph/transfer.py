@@ -37,7 +37,8 @@ class Transfer:
             The old and the new variables by the ids of the old ones.
         """
         copies = self.weights()
-        for key, (unbuilt, before) in self.builder.from_config.items():
+        # A list, since a model that an attribute holds is made on the way.
+        for key, (unbuilt, before) in list(self.builder.from_config.items()):
             carry_state(*self.made[key], self.builder.copier, unbuilt, before)
         self.masks(model, new, copies)
         self.settings(model, copies)
@@ -49,7 +50,9 @@ class Transfer:
         copies = {}
         for old, new in self.made.values():
             whole = self.builder.plan.whole is not None
-            inlined = not whole and (_becomes_graph(old, new) or id(old) in self.builder.in_place)
+            # What a model was made of has got its weights by itself; a subclassed one becomes one.
+            graph = _is_graph(old) or _is_graph(new)
+            inlined = not whole and (graph or id(old) in self.builder.in_place)
             if isinstance(old, keras.Layer) and not inlined and old is not new:
                 weights = self.builder.own_weights(old, old), self.builder.own_weights(old, new)
                 pairs = list(zip(*weights, strict=False))
@@ -125,11 +128,6 @@ class Transfer:
         values = self.builder.cut(variable, ops.convert_to_numpy(variable))
         factor = self.graph.factor(variable, self.builder.size)
         return values if factor == 1 else (values * factor).astype(values.dtype)
-
-
-def _becomes_graph(old: Any, new: Any) -> bool:
-    """Whether each layer of a model is carried by itself; the model may hold more than it calls."""
-    return _is_graph(old) or (isinstance(old, keras.Model) and type(new) is not type(old))
 
 
 def _is_graph(operation: Any) -> bool:

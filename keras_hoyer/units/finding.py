@@ -30,20 +30,25 @@ class FlopsShare:
         costs: The account of the model's multiply-adds.
         units: The channels of the model.
         fixed: What no cut can reach, in words.
+        uniform: Whether equal layers are to stay equal.
 
     Attributes:
         total: The multiply-adds of the whole model.
     """
 
-    def __init__(self, costs: Costs, units: Sequence[ChannelUnits], fixed: str) -> None:
+    def __init__(
+        self, costs: Costs, units: Sequence[ChannelUnits], fixed: str, uniform: bool = False
+    ) -> None:
         self._costs = costs
         self._units = units
+        self._uniform = uniform
         self.fixed = fixed
         self.at_least = costs.at_least
         self.total = costs.total
 
     def __call__(self, counts: Sequence[int] | np.ndarray) -> float:
         """Share that is left when so many channels of each are wanted."""
+        counts = _alike(self._units, counts) if self._uniform else counts
         pairs = zip(self._units, counts, strict=True)
         return self._costs.share([units.count_kept(count) for units, count in pairs])
 
@@ -106,16 +111,11 @@ class ModelUnits(Sequence[Units]):
             return [entry.restrict(kept, scored.values) for entry, kept, scored in triples]
         if not self.pattern.uniform:
             wanted = [multiple_of * -(-int(np.count_nonzero(kept)) // multiple_of) for kept in keep]
-            return [
-                entry.restrict(kept, scored.values, count)
-                for (entry, kept, scored), count in zip(triples, wanted, strict=True)
-            ]
-        counts: dict[Any, list[int]] = {}
-        for entry, kept, _ in triples:
-            counts.setdefault(entry.stack, []).append(int(np.count_nonzero(kept)))
+        else:
+            wanted = _alike(entries, [int(np.count_nonzero(kept)) for kept in keep])
         return [
-            entry.restrict(kept, scored.values, round(float(np.mean(counts[entry.stack]))))
-            for entry, kept, scored in triples
+            entry.restrict(kept, scored.values, count)
+            for (entry, kept, scored), count in zip(triples, wanted, strict=True)
         ]
 
     def masks(self, keep: Sequence[np.ndarray]) -> dict[Weight, np.ndarray]:
@@ -201,8 +201,16 @@ def _find_channels(
     if channels.unreached:
         warn(channels.unreached.message())
     costs = Costs(channels.graph, [entry.group for entry in units])
-    flops = FlopsShare(costs, units, channels.unreached.describe())
+    flops = FlopsShare(costs, units, channels.unreached.describe(), pattern.uniform)
     return ModelUnits(units, kernels, pattern, score, channels.unreached, flops)
+
+
+def _alike(units: Sequence[ChannelUnits], counts: Sequence[int] | np.ndarray) -> list[int]:
+    """How many channels of each stay where each layer keeps as many as its stack on average."""
+    stacks: dict[tuple[str, int], list[int]] = {}
+    for entry, count in zip(units, counts, strict=True):
+        stacks.setdefault(entry.stack, []).append(int(count))
+    return [round(float(np.mean(stacks[entry.stack]))) for entry in units]
 
 
 def _that_the_class_can_say(
