@@ -383,3 +383,35 @@ def test_a_report_of_some_layers_counts_what_is_within_them():
     assert kh.report(model, [name]).flops == counts[name]
     rows = [line.split()[0] for line in str(kh.report(model)).splitlines()]
     assert "products" in rows
+
+
+class Attending(layers.Layer):
+    """Two kernels and two products of tensors."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.first, self.last = layers.Dense(3 * units), layers.Dense(units)
+
+    def call(self, x):
+        x = ops.reshape(self.first(x), (-1, ops.shape(x)[1], self.first.units))
+        return self.last(ops.matmul(ops.softmax(ops.matmul(x, ops.transpose(x, (0, 2, 1)))), x))
+
+
+class Windows(layers.Layer):
+    """Computes with its length, so that it is opened on a length of its own."""
+
+    def __init__(self, units):
+        super().__init__()
+        self.inside, self.alone = Attending(units), layers.Dense(units, use_bias=False)
+
+    def call(self, x):
+        batch, length, width = ops.shape(x)
+        rows = ops.reshape(x, (batch * length, width))
+        x = self.inside(x) + ops.reshape(self.alone(rows), (batch, length, width))
+        return ops.reshape(ops.reshape(x, (batch, length * width)), (batch, length, width))
+
+
+def test_an_open_length_is_one_step_in_layers_that_are_opened_with_one_too():
+    inputs = keras.Input((None, 8))
+    model = keras.Model(inputs, Windows(8)(inputs))
+    assert sum(count_flops(model).values()) == 8 * 24 + 2 * 24 + 24 * 8 + 8 * 8

@@ -11,7 +11,7 @@ from keras import tree
 
 from keras_hoyer.graph.arguments import accepted
 from keras_hoyer.graph.axes import Axis, Cost, Tensor, Unknown, WeightAxes
-from keras_hoyer.graph.opened import Opened
+from keras_hoyer.graph.opened import BATCH, Opened
 from keras_hoyer.graph.opening import as_function, has_graph, nested_inputs, nodes_in_order
 
 Shape = tuple[int | None, ...]
@@ -91,7 +91,7 @@ class Calls:
         self._prefix = f"{self.path}/" if self.path else ""
         given = [x for x in function.inputs if id(x) in sizes]
         same = all(tuple(x.shape[1:]) == sizes[id(x)][1:] for x in given)
-        self._sample = getattr(function, "sample", None)
+        self._sample = getattr(function, "sample", None) or self._sample
         same |= self._sample is not None
         self._specs = None
         if self._sized and not same:
@@ -141,7 +141,16 @@ class Calls:
         self, uses: Iterable[Axis | int], kernel: Any = None, sizes: Iterable[Axis | int] = ()
     ) -> None:
         """Notes multiply-adds of this call; see `Cost`."""
+        uses = [n if isinstance(n, Axis) else self._steps(n) for n in uses]
         self.costs.append(Cost(self.path, (*uses, self._repeats), kernel, tuple(sizes)))
+
+    def _steps(self, size: int) -> int:
+        """How many places of one example a size stands for, an open length being one step."""
+        if self._sample is None or size % self._sample:
+            return size
+        while size and size % self._sample == 0:
+            size //= self._sample
+        return size // BATCH if size % BATCH == 0 else size  # a batch that lies along the length
 
     def add_unknown(self, operation: Any, inputs: Sequence[Tensor], why: str) -> None:
         """Notes that this call has no rule, or why its rule does not do."""
