@@ -150,7 +150,9 @@ def draw(axes: plt.Axes, name: str, small: keras.Model, found: dict[str, float])
     axes.plot(grid, outputs(small, grid), color="C0", label="network")
     knots, changes = knots_of(small)
     at = outputs(small, knots[:, None])[:, 0]
-    axes.scatter(knots, at, 15, np.where(changes > 0, "C2", "C3"), zorder=3, label="its knots")
+    for up, color, label in ((True, "C2", "knots, upward"), (False, "C3", "knots, downward")):
+        chosen = (changes > 0) == up
+        axes.scatter(knots[chosen], at[chosen], 15, color, zorder=3, label=label)
     axes.set(title=f"{name}: {found['units']} units, {found['knots']} knots", xlabel="x")
 
 

@@ -127,7 +127,7 @@ def draw(bare: Result, found: dict[str, dict[float, Result]], file: Path) -> Non
         axes.plot(*zip(*points, strict=True), f"{marker}-", label=name)
     axes.plot(100 * bare.zeros, bare.test, "k*", markersize=10, label="no penalty")
     axes.set(
-        xlabel="activations that are zero, % of the test images'",
+        xlabel="activations that are zero on the test images, %",
         ylabel="test accuracy, %",
         ylim=(bare.test - 8, bare.test + 1),
     )

@@ -285,3 +285,30 @@ def test_a_scale_to_the_left_of_a_tensor_is_followed_while_opening_only():
     before = type(variable).__mul__
     kh.graph.channel_groups(_alone(ScaledFirst()))
     assert type(variable).__mul__ is before
+
+
+@register
+class Strict(layers.Layer):
+    """It takes nothing but its own argument, so that the config Keras gives it does not make it."""
+
+    def __init__(self, width):
+        super().__init__()
+        self.norm = layers.LayerNormalization()
+        self.norm.build((None, width))
+
+    def call(self, x):
+        return self.norm(x)
+
+
+def test_a_layer_that_stays_is_loaded_though_its_config_does_not_make_it(tmp_path):
+    inputs = keras.Input((4,))
+    x = Strict(6)(layers.Dense(6)(inputs))
+    model = randomize(keras.Model(inputs, layers.Dense(2)(layers.Dense(8, "relu")(x))))
+    kh.prune(model, kh.criteria.TargetSparsity(0.5), kh.patterns.Channel())
+    small = kh.shrink(model)
+    assert small.count_params() < model.count_params()
+    small.save(tmp_path / "small.keras")
+    loaded = keras.models.load_model(tmp_path / "small.keras")
+    x = np.random.default_rng(0).normal(size=(5, 4))
+    one, two = (each.predict_on_batch(x) for each in (loaded, model))
+    np.testing.assert_allclose(one, two, rtol=1e-5, atol=1e-6)

@@ -40,13 +40,17 @@ def comes_from_config(layer: Any, classes: dict[str, type]) -> bool:
 def keep_loadable(layer: Any, classes: dict[str, type]) -> None:
     """Sees to it that loading a saved model can build a layer, as its first call can.
 
-    A file holds the shapes that a layer was built with as lists, which not every class takes for
-    tuples. Without them it is built when the loaded model calls it.
+    A copy whose config does not make it again says its arguments instead. A file holds the shapes
+    that a layer was built with as lists, which not every class takes for tuples. Without them it is
+    built when the loaded model calls it.
     """
     if type(layer).__module__.startswith("keras."):
         return
     try:
         new = made_from_config(layer, {}, classes)
+        said = vars(new).get("get_config")
+        if said is not None:
+            object.__setattr__(layer, "get_config", functools.partial(said.func, layer))
         saved = keras.saving.serialize_keras_object(layer.get_build_config())
         with without_drawing(new):
             new.build_from_config(json.loads(json.dumps(saved)))
