@@ -53,7 +53,7 @@ def small_body(shape, **options):
 MOBILENET = keras.applications.MobileNet
 
 
-@pytest.mark.default_backend
+@pytest.mark.benchmark
 @pytest.mark.filterwarnings("ignore:Nothing was pruned", "ignore:This cut keeps less")
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_the_code_of_a_notebook_runs(path, tmp_path, monkeypatch):
