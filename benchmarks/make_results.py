@@ -581,7 +581,11 @@ def page() -> str:
     hub = json.loads((FOLDER / "keras_hub.json").read_text())
     files = json.loads((FOLDER / "keras_hub_files.json").read_text())
     own = json.loads((FOLDER / "own_layers.json").read_text())
-    lines += ["## KerasHub", "", hub_table(hub)[0], "", hub_files_table(files)[0], ""]
+    lines += ["## KerasHub", "", hub_table(hub)[0], ""]
+    for other in ("tensorflow", "jax"):
+        summary = json.loads((FOLDER / f"keras_hub_{other}.json").read_text())
+        lines += [hub_table(summary)[0], ""]
+    lines += [hub_files_table(files)[0], ""]
     lines += ["## Layers of one's own", "", own_layers_table(own)[0], ""]
     lines += ["# Appendix", ""]
     made = [f"- `{plan.name}`: {plan.asks} ({len(plan.runs)} runs)" for plan in PLANS.values()]

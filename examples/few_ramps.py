@@ -182,7 +182,7 @@ def main() -> None:
         )
         axes.plot(x, y, ".", color="0.4", label="data")
         draw(axes, name, small, found)
-    panels[0].legend()
+    panels[0].legend(fontsize="small", handlelength=1.2)
     picture = arguments.out / "few_ramps.png"
     figure.savefig(picture, dpi=110)
     print(f"\n{picture}")
