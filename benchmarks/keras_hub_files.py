@@ -29,7 +29,7 @@ from keras_hub_models import ROOT, SPARSITY
 from kit.hub import BACKBONES
 from kit.machine import describe_machine
 from kit.random_models import make_inputs, outputs_of, patience, randomize
-from kit.results import FOLDER, append, read_lines, write
+from kit.results import FOLDER, append, read_lines, told, write
 
 import keras_hoyer as kh
 
@@ -54,7 +54,7 @@ def main() -> None:
             continue
         for line in examine(make, formats, args.seed):
             append(args.lines, {"model": name, "seed": args.seed, **line})
-            print(name, {k: v for k, v in line.items() if k != "traceback"}, flush=True)
+            print(name, told(line), flush=True)
         keras.backend.clear_session()
         gc.collect()
     packages = ("keras-hub", "ai-edge-litert", "onnxruntime", "tf2onnx")
@@ -65,7 +65,7 @@ def main() -> None:
             "versions": {package: version(package) for package in packages},
             "keras_hoyer": kh.__version__,
             "sparsity": SPARSITY,
-            "files": read_lines(args.lines),
+            "files": [told(line) for line in read_lines(args.lines)],
         },
     )
 

@@ -43,7 +43,7 @@ from kit.random_models import (
     values_of,
     zeros_of,
 )
-from kit.results import FOLDER, append, read_lines, write
+from kit.results import FOLDER, append, read_lines, told, write
 
 import keras_hoyer as kh
 
@@ -76,7 +76,7 @@ def main() -> None:
                 continue
             found = examine(make, args.seed, args.uniform)
             append(args.lines, {**setting, "model": name, "kind": kind, **found})
-            print(name, {k: v for k, v in found.items() if k != "traceback"}, flush=True)
+            print(name, told(found), flush=True)
             keras.backend.clear_session()
             gc.collect()
     write(
@@ -87,7 +87,7 @@ def main() -> None:
             "keras_hoyer": kh.__version__,
             **setting,
             "sparsity": SPARSITY,
-            "models": lines(),
+            "models": [told(line) for line in lines()],
         },
     )
 

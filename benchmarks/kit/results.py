@@ -26,6 +26,11 @@ def read_lines(file: Path) -> list[dict]:
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
 
 
+def told(line: dict) -> dict:
+    """A line without its traceback, which names folders of the machine."""
+    return {name: value for name, value in line.items() if name != "traceback"}
+
+
 def done_before(file: Path, kind: type[Run]) -> set[Run]:
     """The runs that have a line; `kind` is the dataclass whose fields say what a run is."""
     names = [field.name for field in dataclasses.fields(kind)]
